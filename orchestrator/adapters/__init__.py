@@ -1,0 +1,1 @@
+"""Adapters: PostgreSQL, Kafka, Temporal, object storage behind the ports of ``orchestrator.app``."""

@@ -1,0 +1,1 @@
+"""Use cases on ports. Nothing here knows SQL, Kafka, Temporal or HTTP."""

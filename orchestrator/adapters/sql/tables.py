@@ -1,0 +1,480 @@
+"""The tables, declared once. ``DESIGN`` of the data: two logs are the truth, everything else can be made again from them.
+
+Rules that hold here: times are bigint milliseconds; enums are text, their order lives in code; no index on a mutable column of a hot
+table (it would end HOT updates); no foreign keys on hot tables; hot tables leave room on their pages (fillfactor) and are vacuumed
+by count, not by share. The migrations create what this module declares; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlmodel import Field, SQLModel
+
+_HOT: dict[str, Any] = {
+    "postgresql_with": {
+        "fillfactor": 70,
+        "autovacuum_vacuum_scale_factor": 0.05,
+        "autovacuum_vacuum_cost_delay": 0,
+    }
+}
+_COUNTER: dict[str, Any] = {
+    "postgresql_with": {
+        "fillfactor": 50,
+        "autovacuum_vacuum_threshold": 500,
+        "autovacuum_vacuum_scale_factor": 0,
+    }
+}
+_QUEUE: dict[str, Any] = {
+    "postgresql_with": {
+        "autovacuum_vacuum_threshold": 5000,
+        "autovacuum_vacuum_scale_factor": 0,
+        "autovacuum_vacuum_cost_delay": 0,
+    }
+}
+_HEAD: dict[str, Any] = {"postgresql_with": {"fillfactor": 30}}
+
+
+def _text(**kw: Any) -> Any:
+    return Field(sa_column=Column(Text, **{"nullable": False, **kw}))
+
+
+def _big(**kw: Any) -> Any:
+    return Field(sa_column=Column(BigInteger, **{"nullable": False, "autoincrement": False, **kw}))
+
+
+def _int(**kw: Any) -> Any:
+    return Field(sa_column=Column(Integer, **{"nullable": False, "autoincrement": False, **kw}))
+
+
+def _small(**kw: Any) -> Any:
+    return Field(sa_column=Column(SmallInteger, **{"nullable": False, "autoincrement": False, **kw}))
+
+
+def _bytes(**kw: Any) -> Any:
+    return Field(sa_column=Column(LargeBinary, **{"nullable": False, **kw}))
+
+
+def _json(**kw: Any) -> Any:
+    return Field(sa_column=Column(JSONB, **{"nullable": False, **kw}))
+
+
+# --------------------------------------------------------------------------- truth
+
+
+class EventLog(SQLModel, table=True):
+    """What people and the orchestrator decided; append-only, hash-chained."""
+
+    __tablename__ = "event_log"
+    __table_args__: ClassVar[Any] = (UniqueConstraint("stream", "version"), UniqueConstraint("command_id", "ordinal"))
+    position: int = _big(primary_key=True)
+    stream: str = _text()
+    version: int = _int()
+    event_id: str = _text()
+    type: str = _text()
+    v: int = _small()
+    data: dict[str, Any] = _json()
+    meta: dict[str, Any] = _json()
+    command_id: str = _text()
+    ordinal: int = _small()
+    recorded_at: int = _big()
+    prev_hash: bytes = _bytes()
+    hash: bytes = _bytes()
+
+
+class EventHead(SQLModel, table=True):
+    """One row: the log's last position and hash."""
+
+    __tablename__ = "event_head"
+    __table_args__: ClassVar[Any] = _HEAD
+    one: int = _small(primary_key=True)
+    position: int = _big()
+    hash: bytes = _bytes()
+
+
+class DecisionLedger(SQLModel, table=True):
+    """Decisions about single devices, many devices to a row; append-only, hash-chained (``schemas.ledger``)."""
+
+    __tablename__ = "decision_ledger"
+    __table_args__: ClassVar[Any] = (
+        UniqueConstraint("command_id"),
+        Index("decision_ledger_campaign", "campaign_no", "position"),
+        Index("decision_ledger_action", "action_base", postgresql_where="action_base IS NOT NULL"),
+    )
+    position: int = _big(primary_key=True)
+    campaign_no: int = _int()
+    kind: str = _text()
+    phase: int | None = _small(nullable=True)
+    stratum: int | None = _small(nullable=True)
+    gate_epoch: int | None = _small(nullable=True)
+    attempt: int | None = _small(nullable=True)
+    cause: str | None = _text(nullable=True)
+    device_nos: list[int] = Field(sa_column=Column(ARRAY(Integer), nullable=False))
+    action_base: int | None = _big(nullable=True)
+    control_version: int = _big()
+    command_id: str | None = _text(nullable=True)
+    not_before: int | None = _big(nullable=True)
+    at: int = _big()
+    prev_hash: bytes = _bytes()
+    hash: bytes = _bytes()
+
+
+class LedgerHead(SQLModel, table=True):
+    """One row: the ledger's last position and hash, and the next free action id."""
+
+    __tablename__ = "ledger_head"
+    __table_args__: ClassVar[Any] = _HEAD
+    one: int = _small(primary_key=True)
+    position: int = _big()
+    hash: bytes = _bytes()
+    next_action: int = _big()
+
+
+class DeviceIdentity(SQLModel, table=True):
+    """Who a device is. Its changes are events too."""
+
+    __tablename__ = "device_identity"
+    device_no: int = _int(primary_key=True)
+    device_id: str = _text(unique=True)
+    hardware_model: str = _text()
+    token_hash: str | None = _text(nullable=True)
+    registered_at: int = _big()
+
+
+# --------------------------------------------------------------------------- registry (projections of the event log)
+
+
+class HardwareModel(SQLModel, table=True):
+    __tablename__ = "hardware_model"
+    name: str = _text(primary_key=True)
+    profile: dict[str, Any] = _json()
+    created_at: int = _big()
+
+
+class TrustedKey(SQLModel, table=True):
+    __tablename__ = "trusted_key"
+    key_id: str = _text(primary_key=True)
+    hardware_model: str = _text(primary_key=True)
+    algorithm: str = _text()
+    pem: str = _text()
+    added_at: int = _big()
+
+
+class Artifact(SQLModel, table=True):
+    __tablename__ = "artifact"
+    sha256: str = _text(primary_key=True)
+    hardware_model: str = _text(primary_key=True)
+    sha1: str = _text()
+    md5: str = _text()
+    size: int = _big()
+    filename: str = _text()
+    image: dict[str, Any] = _json()
+    stored_at: int = _big()
+
+
+class Release(SQLModel, table=True):
+    __tablename__ = "release"
+    release_id: str = _text(primary_key=True)
+    name: str = _text()
+    version: str = _text()
+    artifacts: dict[str, Any] = _json()
+    """Hardware model to artifact sha256."""
+    digest: str = _text()
+    created_at: int = _big()
+
+
+class ApiKey(SQLModel, table=True):
+    __tablename__ = "api_key"
+    key_id: str = _text(primary_key=True)
+    name: str = _text()
+    scopes: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    secret_hash: str = _text()
+    created_at: int = _big()
+    expires_at: int | None = _big(nullable=True)
+    revoked_at: int | None = _big(nullable=True)
+
+
+class Idempotency(SQLModel, table=True):
+    """Answers of POSTs by principal and key, stored in the transaction of their effect where there is one."""
+
+    __tablename__ = "idempotency"
+    principal: str = _text(primary_key=True)
+    key: str = _text(primary_key=True)
+    fingerprint: str = _text()
+    status: int | None = _small(nullable=True)
+    body: dict[str, Any] | None = _json(nullable=True)
+    created_at: int = _big()
+
+
+# --------------------------------------------------------------------------- campaigns
+
+
+class Campaign(SQLModel, table=True):
+    """The campaign's current state, folded from its stream in the transaction of each append."""
+
+    __tablename__ = "campaign"
+    campaign_no: int = _int(primary_key=True)
+    campaign_id: str = _text(unique=True)
+    name: str = _text()
+    release_id: str = _text()
+    state: str = _text()
+    version: int = _int()
+    author: str = _text()
+    digest: str | None = _text(nullable=True)
+    plan: dict[str, Any] = _json()
+    dossier: dict[str, Any] = _json()
+    gate_epoch: int = _small()
+    phase: int = _small()
+    phase_state: str = _text()
+    soak_until: int | None = _big(nullable=True)
+    promoted_since_halt: int = _small()
+    enrolment: dict[str, Any] | None = _json(nullable=True)
+    halt: dict[str, Any] | None = _json(nullable=True)
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+class Control(SQLModel, table=True):
+    """May this campaign offer? Read under the shared control lock, changed under the exclusive one. Stratum -1 is the campaign."""
+
+    __tablename__ = "control"
+    __table_args__: ClassVar[Any] = _HEAD
+    campaign_no: int = _int(primary_key=True)
+    stratum: int = _small(primary_key=True)
+    state: str = _text()
+    version: int = _big()
+    gate_epoch: int = _small()
+
+
+class Stratum(SQLModel, table=True):
+    __tablename__ = "stratum"
+    campaign_no: int = _int(primary_key=True)
+    stratum: int = _small(primary_key=True)
+    key: str = _text()
+
+
+class Pacing(SQLModel, table=True):
+    """Held exclusively by the slice transaction: room is granted in one place."""
+
+    __tablename__ = "pacing"
+    __table_args__: ClassVar[Any] = _HEAD
+    campaign_no: int = _int(primary_key=True)
+    granted: int = _big()
+    phase: int = _small()
+    granted_in_phase: int = _big()
+    slices: int = _big()
+
+
+class OfferQueue(SQLModel, table=True):
+    __tablename__ = "offer_queue"
+    __table_args__: ClassVar[Any] = _QUEUE
+    campaign_no: int = _int(primary_key=True)
+    phase: int = _small(primary_key=True)
+    rank: int = _int(primary_key=True)
+    device_no: int = _int()
+    stratum: int = _small()
+    attempt: int = _small()
+    not_before: int = _big()
+
+
+class DueQueue(SQLModel, table=True):
+    __tablename__ = "due_queue"
+    __table_args__: ClassVar[Any] = _QUEUE
+    due_at: int = _big(primary_key=True)
+    campaign_no: int = _int(primary_key=True)
+    device_no: int = _int(primary_key=True)
+    attempt: int = _small(primary_key=True)
+    what: str = _text(primary_key=True)
+
+
+class DeviceSlot(SQLModel, table=True):
+    """At most one assignment that may touch a device's slots: the primary key is the law."""
+
+    __tablename__ = "device_slot"
+    __table_args__: ClassVar[Any] = _HOT
+    device_no: int = _int(primary_key=True)
+    campaign_no: int = _int()
+    attempt: int = _small()
+
+
+class Assignment(SQLModel, table=True):
+    """One row per (device, campaign), inserted at the first offer; ``orchestrator.domain.assignment`` says what each column means."""
+
+    __tablename__ = "assignment"
+    __table_args__: ClassVar[Any] = (Index("assignment_campaign", "campaign_no", "device_no"), _HOT)
+    device_no: int = _int(primary_key=True)
+    campaign_no: int = _int(primary_key=True)
+    phase: int = _small()
+    stratum: int = _small()
+    attempt: int = _small()
+    action_id: int = _big()
+    gate_epoch: int = _small()
+    offered_at: int = _big()
+    state: str = _text()
+    changed_at: int = _big()
+    progress: str = _text()
+    failure_class: str | None = _text(nullable=True)
+    reason: str | None = _text(nullable=True)
+    started_at: int | None = _big(nullable=True)
+    cancel_requested_at: int | None = _big(nullable=True)
+    first_started_at: int | None = _big(nullable=True)
+    first_started_epoch: int | None = _small(nullable=True)
+    failed_at: int | None = _big(nullable=True)
+    failed_class: str | None = _text(nullable=True)
+
+
+class Counter(SQLModel, table=True):
+    """Rows by state, for display; summed over shards when read."""
+
+    __tablename__ = "counter"
+    __table_args__: ClassVar[Any] = _COUNTER
+    campaign_no: int = _int(primary_key=True)
+    phase: int = _small(primary_key=True)
+    stratum: int = _small(primary_key=True)
+    state: str = _text(primary_key=True)
+    shard: int = _int(primary_key=True)
+    n: int = _big()
+
+
+class GateCount(SQLModel, table=True):
+    """What the halt rules read: devices started and failed, per epoch that started them."""
+
+    __tablename__ = "gate_count"
+    __table_args__: ClassVar[Any] = _COUNTER
+    campaign_no: int = _int(primary_key=True)
+    gate_epoch: int = _small(primary_key=True)
+    phase: int = _small(primary_key=True)
+    stratum: int = _small(primary_key=True)
+    shard: int = _int(primary_key=True)
+    started: int = _big()
+    failed: int = _big()
+
+
+class Maturity(SQLModel, table=True):
+    """What the promote test reads: outcomes filed under the time of the first start (``assignment.maturity``)."""
+
+    __tablename__ = "maturity"
+    __table_args__: ClassVar[Any] = _COUNTER
+    campaign_no: int = _int(primary_key=True)
+    phase: int = _small(primary_key=True)
+    gate_epoch: int = _small(primary_key=True)
+    bucket: int = _big(primary_key=True)
+    stratum: int = _small(primary_key=True)
+    shard: int = _int(primary_key=True)
+    started: int = _big()
+    good: int = _big()
+    excluded: int = _big()
+
+
+class Gate(SQLModel, table=True):
+    """The last evaluation of each rule in each scope."""
+
+    __tablename__ = "gate"
+    __table_args__: ClassVar[Any] = _HEAD
+    campaign_no: int = _int(primary_key=True)
+    rule: str = _text(primary_key=True)
+    scope: str = _text(primary_key=True)
+    gate_epoch: int = _small(primary_key=True)
+    n: int = _big()
+    f: int = _big()
+    bound: int | None = _big(nullable=True)
+    verdict: str = _text()
+    reason: str = _text()
+    evaluated_at: int = _big()
+
+
+# --------------------------------------------------------------------------- devices and facts
+
+
+class Device(SQLModel, table=True):
+    """The twin: what the device says of itself."""
+
+    __tablename__ = "device"
+    __table_args__: ClassVar[Any] = _HOT
+    device_no: int = _int(primary_key=True)
+    device_id: str = _text()
+    hardware_model: str = _text()
+    attributes: dict[str, Any] = _json()
+    version: str | None = _text(nullable=True)
+    digest: str | None = _text(nullable=True)
+    registered_at: int = _big()
+    reported_at: int | None = _big(nullable=True)
+
+
+class Presence(SQLModel, table=True):
+    """Last poll; coalesced and losable, never part of a decision that must not be wrong."""
+
+    __tablename__ = "presence"
+    __table_args__: ClassVar[Any] = _HOT
+    device_no: int = _int(primary_key=True)
+    last_seen_at: int = _big()
+
+
+class ProjectionPosition(SQLModel, table=True):
+    """The read position of a projection: moved only together with its effects."""
+
+    __tablename__ = "projection_position"
+    __table_args__: ClassVar[Any] = _HEAD
+    projection: str = _text(primary_key=True)
+    topic: str = _text(primary_key=True)
+    partition: int = _int(primary_key=True)
+    topic_id: str = _text()
+    cluster_id: str = _text()
+    next_offset: int = _big()
+    epoch: int = _big()
+
+
+class Timeline(SQLModel, table=True):
+    """Every fact that was applied, by record; repeated statements share ``event_id``."""
+
+    __tablename__ = "timeline"
+    __table_args__: ClassVar[Any] = (Index("timeline_device", "device_no", "recorded_at"),)
+    partition: int = _int(primary_key=True)
+    offset: int = _big(primary_key=True)
+    device_no: int = _int()
+    campaign_no: int | None = _int(nullable=True)
+    attempt: int | None = _small(nullable=True)
+    event_id: str = _text()
+    type: str = _text()
+    recorded_at: int = _big()
+    failure_class: str | None = _text(nullable=True)
+    reason: str | None = _text(nullable=True)
+    detail: str | None = _text(nullable=True)
+
+
+class DeadLetter(SQLModel, table=True):
+    """Records that could not be applied, kept whole, written in the transaction that passed them."""
+
+    __tablename__ = "dead_letter"
+    topic: str = _text(primary_key=True)
+    partition: int = _int(primary_key=True)
+    offset: int = _big(primary_key=True)
+    code: str = _text()
+    detail: str = _text()
+    event_id: str | None = _text(nullable=True)
+    key: bytes | None = _bytes(nullable=True)
+    value: bytes = _bytes()
+    recorded_at: int = _big()
+
+
+class ReportOverlay(SQLModel, table=True):
+    """Reports answered before their projection: every offer read joins it, the projector removes it."""
+
+    __tablename__ = "report_overlay"
+    __table_args__: ClassVar[Any] = _QUEUE
+    device_no: int = _int(primary_key=True)
+    action_id: int = _big(primary_key=True)
+    state: str = _text(primary_key=True)
+    partition: int = _int()
+    offset: int = _big()
+
+
+class RelayPosition(SQLModel, table=True):
+    """How far a consumer of the event log has come: ``kafka``, ``temporal``."""
+
+    __tablename__ = "relay_position"
+    __table_args__: ClassVar[Any] = _HEAD
+    consumer: str = _text(primary_key=True)
+    position: int = _big()

@@ -1,0 +1,242 @@
+"""What the use cases need from the world, as protocols.
+
+Each port has one suite of contract tests that runs on every implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from orchestrator.domain import campaign as c
+from orchestrator.domain.visibility import Shown
+from orchestrator.errors import ConflictError
+from schemas.campaign_events import CampaignEvent
+
+
+class VersionConflictError(ConflictError):
+    """Somebody else changed this in the meantime."""
+
+    code = "conflict.version"
+    remedy = "Read it again and repeat the command."
+
+
+class Meta(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who and why, stored with every event."""
+
+    actor: str
+    reason: str | None = None
+    traceparent: str | None = None
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """An event as the log holds it."""
+
+    position: int
+    stream: str
+    version: int
+    event_id: str
+    type: str
+    event: Any
+    """An instance of the class named by ``type`` in ``schemas``."""
+    meta: Meta
+    command_id: str
+    recorded_at: int
+
+
+class EventLog(Protocol):
+    """Append-only log with one version line per stream."""
+
+    async def append(
+        self, stream: str, expected_version: int, events: Sequence[Struct], *, command_id: str, meta: Meta
+    ) -> list[Recorded]:
+        """Append; a command id that has taken effect returns its first result. Raises VersionConflictError."""
+        ...
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
+        """A stream's events, oldest first."""
+        ...
+
+    async def read_all(self, after_position: int, limit: int, stream: str | None = None) -> list[Recorded]:
+        """All events in the order of the log, from after ``after_position``."""
+        ...
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """What a decision about a campaign is made on, read while no offer or start of it can commit."""
+
+    ledger_position: int
+    ledger_digest: str
+    now: int
+    """Milliseconds since the epoch."""
+
+
+class Executed(Struct, frozen=True, kw_only=True):
+    """Result of a command: the state after it and the events it caused (none if it had nothing left to do)."""
+
+    campaign: c.Campaign
+    events: list[Recorded]
+
+
+Build = Callable[[c.Campaign, Standing], c.Command]
+
+
+class CampaignStore(Protocol):
+    """Campaign streams with their control row; one transaction per command."""
+
+    async def next_campaign_no(self) -> int: ...
+
+    async def load(self, campaign_id: str) -> c.Campaign:
+        """Raises NotFoundError (``campaign.not_found``)."""
+        ...
+
+    async def execute(
+        self, campaign_id: str, build: Build, *, command_id: str, meta: Meta, expected_version: int | None = None
+    ) -> Executed:
+        """Load, build the command, decide, append and set control, in one transaction under the exclusive control lock.
+
+        A command id that has taken effect returns its first events. ``expected_version`` guards against a stale reader
+        (VersionConflictError); an emergency halt passes None.
+        """
+        ...
+
+
+class Member(Struct, frozen=True):
+    """A device that a campaign could take in."""
+
+    device_no: int
+    device_id: str
+    hardware_model: str
+    attributes: dict[str, str]
+
+
+class Fleet(Protocol):
+    """Devices as cohorts see them."""
+
+    def members(self, hardware_models: Sequence[str]) -> AsyncIterator[Sequence[Member]]:
+        """All registered devices of these models, in pages."""
+        ...
+
+
+class DispatchedSlice(Struct, frozen=True, kw_only=True):
+    """What one slice transaction did."""
+
+    granted: int
+    remaining: int
+    """Queue entries of the phase that are left, due or not."""
+    state: str
+    """Control state that the transaction saw."""
+    room: int
+    next_due_at: int | None = None
+    """When the next queue entry may be offered (ms), if all that is left waits."""
+
+
+class DeadlineSweep(Struct, frozen=True, kw_only=True):
+    """What one sweep of a campaign's deadlines did."""
+
+    expired: int
+    silent: int
+    requeued: int
+    withdrawn: int
+    cancels: int
+    state: str
+    halted: bool = False
+    next_due_at: int | None = None
+
+
+class GateReading(Struct, frozen=True, kw_only=True):
+    """Counters of one phase, read in one snapshot for the promote test."""
+
+    matured: int
+    failures: int
+    strata: dict[str, int]
+    """Matured devices per stratum key."""
+    in_flight: int
+    queued: int
+    confirmed: int
+    failed: int
+
+
+class Decisions(Protocol):
+    """Transactions that decide about devices. Each is idempotent by what it claims: repeating one repeats no device."""
+
+    async def enrol(self, campaign: c.Campaign, now: int) -> c.Campaign:
+        """Freeze the cohort into the ledger and the offer queue, once; returns the campaign after ``CohortEnrolled``."""
+        ...
+
+    async def dispatch(self, campaign_id: str, phase: int, limit: int, now: int) -> DispatchedSlice: ...
+
+    async def sweep(self, campaign_id: str, now: int, passed: Callable[[int], Any]) -> DeadlineSweep: ...
+
+    async def read_gate(self, campaign: c.Campaign, phase: int, now: int) -> GateReading: ...
+
+
+class OfferView(Struct, frozen=True, kw_only=True):
+    """What a gateway needs to answer a device about its current assignment; read in one snapshot, overlay applied."""
+
+    campaign_no: int
+    campaign_id: str
+    device_no: int
+    action_id: int
+    attempt: int
+    state: str
+    """Assignment state, reports that are answered but not yet projected included."""
+    shown: Shown
+    release_id: str
+    release_name: str
+    release_version: str
+    sha256: str
+    sha1: str
+    md5: str
+    size: int
+    filename: str
+
+
+class Offers(Protocol):
+    """The gateway's view of assignments. A positive answer always comes from the database, never from memory."""
+
+    async def current(self, device_no: int) -> OfferView | None:
+        """The assignment that holds the device's slot, whatever it shows; None if the slot is free."""
+        ...
+
+    async def start(self, device_no: int, action_id: int) -> OfferView | None:
+        """Commit that the image is about to be revealed (group commit under the control check). None: answer "not found".
+
+        Repeating it for a started, still shown assignment returns the view without a further ledger row.
+        """
+        ...
+
+    async def owner(self, action_id: int) -> tuple[int, int, int] | None:
+        """(campaign_no, attempt, device_no) that an action id was given to, of any age; None if never given."""
+        ...
+
+    async def overlay(self, device_no: int, action_id: int, state: str, partition: int, offset: int) -> None:
+        """Record a report that is answered before its projection, unless the projection has passed it meanwhile."""
+        ...
+
+    async def position(self, partition: int) -> int:
+        """Next offset of the fleet projection in a partition of the device events topic."""
+        ...
+
+
+__all__ = [
+    "Build",
+    "CampaignEvent",
+    "CampaignStore",
+    "DeadlineSweep",
+    "Decisions",
+    "DispatchedSlice",
+    "EventLog",
+    "Executed",
+    "Fleet",
+    "GateReading",
+    "Member",
+    "Meta",
+    "OfferView",
+    "Offers",
+    "Recorded",
+    "Standing",
+    "VersionConflictError",
+]

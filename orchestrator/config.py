@@ -1,0 +1,77 @@
+"""Settings. Every limit of the product is one of these: named, with its unit, default and reason; environment prefix ``OTA_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Configuration of every role, from ``OTA_…`` environment variables."""
+
+    model_config = SettingsConfigDict(env_prefix="OTA_", extra="ignore")
+
+    # --- where the parts are
+    database_url: str = Field("postgresql://ota@127.0.0.1:5432/ota", description="PostgreSQL 15 or later.")
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="host:port[,host:port] of the brokers.")
+    temporal_address: str = Field("127.0.0.1:7233", description="host:port of the Temporal frontend.")
+    temporal_namespace: str = "default"
+    artifact_store: str = Field("", description="obstore URL (file:///…, s3://…, gs://…, az://…); empty: state_dir/artifacts.")
+    state_dir: Path = Field(Path(".ota"), description="Folder for what a single machine keeps: artifacts, logs.")
+    topic_prefix: str = Field("", description="Put before every topic name, so that deployments can share a broker.")
+
+    # --- listeners
+    host: str = Field("127.0.0.1", description="Address of every listener; loopback unless a proxy or TLS stands before it.")
+    api_port: int = 8080
+    gateway_port: int = 8081
+    health_port: int = Field(0, description="Port of /healthz, /readyz and /metrics of projector, worker and relay; 0: none.")
+    gateway_url: str = Field("", description="How devices reach the gateway; empty: http://host:gateway_port.")
+
+    # --- gateway
+    tenant: str = Field("default", description="The one DDI tenant, compared case-insensitively.")
+    poll_interval: int = Field(300, ge=1, lt=86_400, description="Seconds between polls that devices are told; jittered by 10 %.")
+    max_report_bytes: int = Field(262_144, description="Largest feedback or configData body: real clients send logs of kilobytes.")
+    projection_wait_ms: int = Field(
+        2_000, description="How long a report waits for its projection before the overlay answers for it; clients time out at 10 s."
+    )
+    presence_flush_ms: int = Field(2_000, description="Last-seen times are written in batches this far apart.")
+
+    # --- projector
+    instance: str = Field("projector-0", description="Static group member id: stable over restarts, unique per process.")
+    projector_batch: int = Field(2_000, description="Most facts per transaction: larger ones hold locks longer for little gain.")
+    projector_linger_ms: int = Field(50, description="Longest wait for a fuller batch.")
+    fetch_wait_ms: int = Field(25, description="Broker-side wait for fetch_min_bytes; more saves CPU at low rates.")
+
+    # --- worker
+    slice_size: int = Field(500, description="Most devices per slice transaction.")
+    dispatch_poll_ms: int = Field(250, description="Pause of the dispatcher when there is no room.")
+    gate_poll_ms: int = Field(1_000, description="How often a phase's gate is looked at.")
+    sweep_poll_ms: int = Field(1_000, description="How often a campaign's deadlines are looked at.")
+    task_queue: str = "ota"
+
+    # --- limits of requests
+    max_artifact_bytes: int = Field(1 << 30, description="Largest artifact: hawkBit's default, far above any MCU image.")
+    max_body_bytes: int = Field(1 << 20, description="Largest JSON body of the operator API, imports apart.")
+    max_import_devices: int = Field(10_000, description="Devices per import request; clients page.")
+    max_devices_per_event: int = Field(500, description="Devices per registration event, so that events stay small.")
+
+    # --- telemetry
+    otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for traces and metrics; empty: /metrics only.")
+
+    @property
+    def device_events_topic(self) -> str:
+        return f"{self.topic_prefix}ota.device-events.v1"
+
+    @property
+    def campaign_events_topic(self) -> str:
+        return f"{self.topic_prefix}ota.campaign-events.v1"
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return f"{self.topic_prefix}ota.dead-letter.v1"
+
+    @property
+    def public_gateway(self) -> str:
+        return self.gateway_url or f"http://{self.host}:{self.gateway_port}"

@@ -1,0 +1,490 @@
+"""A campaign: event-sourced, from draft to its end.
+
+``decide(state, command) -> events`` and ``evolve(state, event) -> state``; both pure. ``draft → submitted → approved → running ⇄ paused →
+completed | aborted``, and ``halted``, which only an approved resume leaves.
+
+Invariants: a halt is never refused while the campaign can still offer, and is idempotent; each resume after a halt opens a new gate
+epoch; approvals hold for one digest; phases open in order and once per campaign.
+
+Not here: who may call a command (scopes), what the gate counts, any clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from orchestrator.domain.approval import check_approval
+from orchestrator.errors import ConflictError
+from schemas import campaign_events as e
+
+
+class CampaignState(StrEnum):
+    DRAFT = "draft"
+    SUBMITTED = "submitted"
+    APPROVED = "approved"
+    RUNNING = "running"
+    PAUSED = "paused"
+    HALTED = "halted"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+
+
+LIVE: Final = frozenset({CampaignState.RUNNING, CampaignState.PAUSED, CampaignState.HALTED})
+TERMINAL: Final = frozenset({CampaignState.COMPLETED, CampaignState.ABORTED})
+
+
+class PhaseState(StrEnum):
+    WAITING = "waiting"
+    OPEN = "open"
+    SOAKING = "soaking"
+    PROMOTED = "promoted"
+
+
+class CampaignTransitionError(ConflictError):
+    """The campaign's state does not allow this command."""
+
+    code = "campaign.transition"
+
+
+class Campaign(Struct, frozen=True, kw_only=True):
+    """State of one campaign after ``version`` events."""
+
+    campaign_id: str = ""
+    campaign_no: int = 0
+    name: str = ""
+    release_id: str = ""
+    author: str = ""
+    plan: dict[str, Any] = {}
+    state: CampaignState | None = None
+    """None: not created."""
+    version: int = 0
+    digest: str | None = None
+    dossier: dict[str, Any] = {}
+    approvals: tuple[str, ...] = ()
+    resume_approvals: tuple[str, ...] = ()
+    resume_approved: bool = False
+    gate_epoch: int = 0
+    enrolled: bool = False
+    phase: int = -1
+    """Index of the latest opened phase; -1 before the first."""
+    phase_state: PhaseState = PhaseState.WAITING
+    phase_approvals: tuple[int, ...] = ()
+    soak_until: int | None = None
+    halt: e.CampaignHalted | None = None
+    promoted_since_halt: int = 0
+    """Phases promoted since the start or the last halt: the in-flight cap doubles with each."""
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        return self.plan["phases"]
+
+
+class Create(Struct, frozen=True, kw_only=True):
+    campaign_id: str
+    campaign_no: int
+    name: str
+    release_id: str
+    plan: dict[str, Any]
+    actor: str
+
+
+class Submit(Struct, frozen=True, kw_only=True):
+    actor: str
+    digest: str
+    dossier: dict[str, Any]
+
+
+class Approve(Struct, frozen=True, kw_only=True):
+    """Approves the plan of a submitted campaign, or the resume of a halted one."""
+
+    actor: str
+    digest: str
+
+
+class ApprovePhase(Struct, frozen=True, kw_only=True):
+    actor: str
+    phase: int
+    digest: str
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    actor: str
+    ledger_position: int
+
+
+class Enrol(Struct, frozen=True, kw_only=True):
+    members: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[int]
+    ledger_position: int
+
+
+class OpenPhase(Struct, frozen=True, kw_only=True):
+    phase: int
+    devices: int
+    at: int
+    ledger_position: int
+
+
+class StartSoak(Struct, frozen=True, kw_only=True):
+    phase: int
+    at: int
+
+
+class Promote(Struct, frozen=True, kw_only=True):
+    phase: int
+    matured: int
+    failures: int
+    log_e: float | None
+    at: int
+    ledger_position: int
+    ledger_digest: str
+
+
+class Pause(Struct, frozen=True, kw_only=True):
+    actor: str
+    reason: str
+    ledger_position: int
+
+
+class Resume(Struct, frozen=True, kw_only=True):
+    actor: str
+    reason: str
+    ledger_position: int
+
+
+class Halt(Struct, frozen=True, kw_only=True):
+    event: e.CampaignHalted
+
+
+class Abort(Struct, frozen=True, kw_only=True):
+    actor: str
+    reason: str
+    ledger_position: int
+
+
+class Complete(Struct, frozen=True, kw_only=True):
+    at: int
+    ledger_position: int
+    confirmed: int
+    failed: int
+
+
+Command = (
+    Create
+    | Submit
+    | Approve
+    | ApprovePhase
+    | Launch
+    | Enrol
+    | OpenPhase
+    | StartSoak
+    | Promote
+    | Pause
+    | Resume
+    | Halt
+    | Abort
+    | Complete
+)
+
+
+def _require(campaign: Campaign, allowed: frozenset[CampaignState], what: str) -> None:
+    if campaign.state not in allowed:
+        raise CampaignTransitionError(
+            f"Campaign {campaign.campaign_id} is {campaign.state}; {what} needs it {' or '.join(sorted(allowed))}.",
+            remedy="Look at `ota campaign show` for what it is waiting for.",
+            state=str(campaign.state),
+        )
+
+
+def _only(*states: CampaignState) -> frozenset[CampaignState]:
+    return frozenset(states)
+
+
+def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
+    """The events that ``command`` causes; none if it has already taken effect.
+
+    Raises CampaignTransitionError where the state does not allow it, and the errors of ``approval`` for approvals.
+    """
+    match command:
+        case Create():
+            if campaign.state is not None:
+                raise CampaignTransitionError(f"Campaign {campaign.campaign_id} exists already.")
+            return [
+                e.CampaignCreated(
+                    campaign_id=command.campaign_id,
+                    campaign_no=command.campaign_no,
+                    name=command.name,
+                    release_id=command.release_id,
+                    plan=command.plan,
+                    author=command.actor,
+                )
+            ]
+        case Submit():
+            _require(campaign, _only(CampaignState.DRAFT), "submitting")
+            return [e.CampaignSubmitted(actor=command.actor, digest=command.digest, dossier=command.dossier)]
+        case Approve():
+            return _approve(campaign, command)
+        case ApprovePhase():
+            _require(campaign, LIVE, "approving a phase")
+            if not 0 <= command.phase < len(campaign.phases):
+                raise CampaignTransitionError(f"There is no phase {command.phase}.", remedy="Phases count from 0.")
+            _check(campaign, command.actor, command.digest, ())
+            if command.phase in campaign.phase_approvals:
+                return []
+            return [e.PhaseApproved(actor=command.actor, phase=command.phase, digest=command.digest)]
+        case Launch():
+            _require(campaign, _only(CampaignState.APPROVED), "launching")
+            return [e.CampaignLaunched(actor=command.actor, gate_epoch=1, ledger_position=command.ledger_position)]
+        case Halt():
+            return _halt(campaign, command)
+        case Pause():
+            _require(campaign, _only(CampaignState.RUNNING), "pausing")
+            return [
+                e.CampaignPaused(actor=command.actor, reason=command.reason, ledger_position=command.ledger_position)
+            ]
+        case Resume():
+            return _resume(campaign, command)
+        case Abort():
+            if campaign.state is CampaignState.ABORTED:
+                return []
+            _require(campaign, frozenset(CampaignState) - TERMINAL, "aborting")
+            return [
+                e.CampaignAborted(actor=command.actor, reason=command.reason, ledger_position=command.ledger_position)
+            ]
+        case Enrol() | OpenPhase() | StartSoak() | Promote() | Complete():
+            return _progress(campaign, command)
+
+
+def _approvals(campaign: Campaign) -> tuple[int, bool]:
+    rule = campaign.plan["approvals"]
+    return rule["required"], rule["separation"]
+
+
+def _check(campaign: Campaign, actor: str, digest: str, given: tuple[str, ...]) -> None:
+    check_approval(
+        actor=actor,
+        digest=digest,
+        expected_digest=campaign.digest or "",
+        author=campaign.author,
+        last_editor=campaign.author,
+        approvers=given,
+        separation=_approvals(campaign)[1],
+    )
+
+
+def _approve(campaign: Campaign, command: Approve) -> list[e.CampaignEvent]:
+    _require(campaign, _only(CampaignState.SUBMITTED, CampaignState.HALTED), "approving")
+    required = _approvals(campaign)[0]
+    if campaign.state is CampaignState.HALTED:
+        _check(campaign, command.actor, command.digest, campaign.resume_approvals)
+        complete = len(campaign.resume_approvals) + 1 >= required
+        return [
+            e.ResumeApproved(
+                actor=command.actor, digest=command.digest, gate_epoch=campaign.gate_epoch, complete=complete
+            )
+        ]
+    _check(campaign, command.actor, command.digest, campaign.approvals)
+    complete = len(campaign.approvals) + 1 >= required
+    return [e.CampaignApproved(actor=command.actor, digest=command.digest, complete=complete)]
+
+
+def _halt(campaign: Campaign, command: Halt) -> list[e.CampaignEvent]:
+    if campaign.state is CampaignState.HALTED or campaign.state in TERMINAL:
+        return []
+    if command.event.by == "gate" and command.event.gate_epoch != campaign.gate_epoch:
+        return []  # evidence of an epoch that a resume has already ended
+    _require(campaign, _only(CampaignState.RUNNING, CampaignState.PAUSED), "halting")
+    return [command.event]
+
+
+def _resume(campaign: Campaign, command: Resume) -> list[e.CampaignEvent]:
+    _require(campaign, _only(CampaignState.PAUSED, CampaignState.HALTED), "resuming")
+    epoch = campaign.gate_epoch
+    if campaign.state is CampaignState.HALTED:
+        if not campaign.resume_approved:
+            raise CampaignTransitionError(
+                "A halted campaign resumes only after an approval given after the halt.",
+                remedy="Have another operator run `ota campaign approve` on it, then resume.",
+                state="halted",
+            )
+        epoch += 1
+    return [
+        e.CampaignResumed(
+            actor=command.actor, reason=command.reason, gate_epoch=epoch, ledger_position=command.ledger_position
+        )
+    ]
+
+
+def _progress(
+    campaign: Campaign, command: Enrol | OpenPhase | StartSoak | Promote | Complete
+) -> list[e.CampaignEvent]:
+    """What the process manager reports. Repetition is harmless: a step already taken gives no event."""
+    match command:
+        case Enrol():
+            if campaign.enrolled:
+                return []
+            _require(campaign, LIVE, "enrolling")
+            return [
+                e.CohortEnrolled(
+                    members=command.members,
+                    holdback=command.holdback,
+                    strata=command.strata,
+                    phases=command.phases,
+                    ledger_position=command.ledger_position,
+                )
+            ]
+        case OpenPhase():
+            if command.phase <= campaign.phase:
+                return []
+            _require(campaign, _only(CampaignState.RUNNING), "opening a phase")
+            if command.phase != campaign.phase + 1 or (
+                campaign.phase >= 0 and campaign.phase_state is not PhaseState.PROMOTED
+            ):
+                raise CampaignTransitionError(
+                    f"Phase {command.phase} cannot open after phase {campaign.phase} ({campaign.phase_state})."
+                )
+            return [
+                e.PhaseOpened(
+                    phase=command.phase,
+                    name=campaign.phases[command.phase]["name"],
+                    devices=command.devices,
+                    at=command.at,
+                    ledger_position=command.ledger_position,
+                )
+            ]
+        case StartSoak():
+            if command.phase != campaign.phase or campaign.phase_state is not PhaseState.OPEN:
+                return []
+            _require(campaign, _only(CampaignState.RUNNING), "soaking")
+            soak = campaign.phases[command.phase]["soak"]
+            return [e.SoakStarted(phase=command.phase, at=command.at, until=command.at + soak)]
+        case Promote():
+            if command.phase != campaign.phase or campaign.phase_state is PhaseState.PROMOTED:
+                return []
+            _require(campaign, _only(CampaignState.RUNNING), "promoting")
+            if campaign.phase_state is not PhaseState.SOAKING:
+                raise CampaignTransitionError(f"Phase {command.phase} has not soaked.")
+            promote = campaign.phases[command.phase].get("promote") or {}
+            return [
+                e.PhasePromoted(
+                    phase=command.phase,
+                    matured=command.matured,
+                    failures=command.failures,
+                    log_e=command.log_e,
+                    p1=promote.get("p1"),
+                    beta=promote.get("beta"),
+                    at=command.at,
+                    ledger_position=command.ledger_position,
+                    ledger_digest=command.ledger_digest,
+                )
+            ]
+        case Complete():
+            if campaign.state is CampaignState.COMPLETED:
+                return []
+            _require(campaign, _only(CampaignState.RUNNING), "completing")
+            if campaign.phase != len(campaign.phases) - 1 or campaign.phase_state is not PhaseState.PROMOTED:
+                raise CampaignTransitionError("The last phase is not closed.")
+            return [
+                e.CampaignCompleted(
+                    at=command.at,
+                    ledger_position=command.ledger_position,
+                    confirmed=command.confirmed,
+                    failed=command.failed,
+                )
+            ]
+
+
+def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
+    """The state after ``event``."""
+    campaign = replace(campaign, version=campaign.version + 1)
+    match event:
+        case e.CampaignCreated():
+            return replace(
+                campaign,
+                campaign_id=event.campaign_id,
+                campaign_no=event.campaign_no,
+                name=event.name,
+                release_id=event.release_id,
+                plan=event.plan,
+                author=event.author,
+                state=CampaignState.DRAFT,
+            )
+        case e.CampaignSubmitted():
+            return replace(
+                campaign,
+                state=CampaignState.SUBMITTED,
+                digest=event.digest,
+                dossier=event.dossier,
+                approvals=(),
+            )
+        case e.CampaignApproved():
+            return replace(
+                campaign,
+                approvals=(*campaign.approvals, event.actor),
+                state=CampaignState.APPROVED if event.complete else campaign.state,
+            )
+        case e.CampaignLaunched():
+            return replace(campaign, state=CampaignState.RUNNING, gate_epoch=event.gate_epoch)
+        case e.CohortEnrolled():
+            return replace(campaign, enrolled=True)
+        case e.PhaseOpened():
+            return replace(campaign, phase=event.phase, phase_state=PhaseState.OPEN, soak_until=None)
+        case e.SoakStarted():
+            return replace(campaign, phase_state=PhaseState.SOAKING, soak_until=event.until)
+        case e.PhasePromoted():
+            return replace(
+                campaign, phase_state=PhaseState.PROMOTED, promoted_since_halt=campaign.promoted_since_halt + 1
+            )
+        case e.PhaseApproved():
+            return replace(campaign, phase_approvals=(*campaign.phase_approvals, event.phase))
+        case e.CampaignPaused():
+            return replace(campaign, state=CampaignState.PAUSED)
+        case e.CampaignResumed():
+            return _resumed(campaign, event)
+        case e.ResumeApproved():
+            return replace(
+                campaign,
+                resume_approvals=(*campaign.resume_approvals, event.actor),
+                resume_approved=event.complete,
+            )
+        case e.CampaignHalted():
+            return replace(
+                campaign,
+                state=CampaignState.HALTED,
+                halt=event,
+                resume_approvals=(),
+                resume_approved=False,
+                promoted_since_halt=0,
+            )
+        case e.CampaignAborted():
+            return replace(campaign, state=CampaignState.ABORTED)
+        case e.CampaignCompleted():
+            return replace(campaign, state=CampaignState.COMPLETED)
+
+
+def _resumed(campaign: Campaign, event: e.CampaignResumed) -> Campaign:
+    # A new epoch asks the open phase for fresh evidence: it soaks again once its devices are offered again.
+    fresh = event.gate_epoch != campaign.gate_epoch and campaign.phase_state is PhaseState.SOAKING
+    return replace(
+        campaign,
+        state=CampaignState.RUNNING,
+        gate_epoch=event.gate_epoch,
+        resume_approvals=(),
+        resume_approved=False,
+        phase_state=PhaseState.OPEN if fresh else campaign.phase_state,
+        soak_until=None if fresh else campaign.soak_until,
+    )
+
+
+def fold(events: list[e.CampaignEvent]) -> Campaign:
+    """The state after all ``events``, oldest first."""
+    campaign = Campaign()
+    for event in events:
+        campaign = evolve(campaign, event)
+    return campaign

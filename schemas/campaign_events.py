@@ -1,0 +1,179 @@
+"""Decisions about campaigns, as the event log stores them and ``ota.campaign-events.v1`` publishes them.
+
+Each struct is the ``data`` of one event type; the type's name is the class name. Times are milliseconds since the epoch. Every event
+that changes what may be offered carries ``ledger_position``: the head of the decision ledger under the exclusive control lock, so
+"offers and starts after this event" is a count anyone can make. Changes are additive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class CampaignCreated(_Event):
+    campaign_id: str
+    campaign_no: int
+    name: str
+    release_id: str
+    plan: dict[str, Any]
+    """Canonical dump of the plan."""
+    author: str
+
+
+class CampaignSubmitted(_Event):
+    actor: str
+    digest: str
+    """``sha256:…`` of the dossier: what approvers approve."""
+    dossier: dict[str, Any]
+    """Plan, release digest, phase sizes per stratum, halt tables, blast bound."""
+
+
+class CampaignApproved(_Event):
+    actor: str
+    digest: str
+    complete: bool
+    """True with the last approval that the plan asks for."""
+
+
+class CampaignLaunched(_Event):
+    actor: str
+    gate_epoch: int
+    ledger_position: int
+
+
+class CohortEnrolled(_Event):
+    members: int
+    holdback: int
+    strata: dict[str, int]
+    """Members by stratum key, holdback included."""
+    phases: list[int]
+    """Devices per phase, in order."""
+    ledger_position: int
+
+
+class PhaseOpened(_Event):
+    phase: int
+    name: str
+    devices: int
+    at: int
+    ledger_position: int
+
+
+class SoakStarted(_Event):
+    phase: int
+    at: int
+    until: int
+
+
+class PhasePromoted(_Event):
+    phase: int
+    matured: int
+    failures: int
+    log_e: float | None
+    p1: float | None
+    beta: float | None
+    at: int
+    ledger_position: int
+    ledger_digest: str
+    """Hash of the ledger's head: binds the ledger's chain into this stream."""
+
+
+class PhaseApproved(_Event):
+    actor: str
+    phase: int
+    digest: str
+
+
+class CampaignPaused(_Event):
+    actor: str
+    reason: str
+    ledger_position: int
+
+
+class CampaignResumed(_Event):
+    actor: str
+    reason: str
+    gate_epoch: int
+    ledger_position: int
+
+
+class ResumeApproved(_Event):
+    actor: str
+    digest: str
+    gate_epoch: int
+    """The halted epoch that this approval ends."""
+    complete: bool
+
+
+class StratumCount(msgspec.Struct, frozen=True, kw_only=True):
+    stratum: str
+    started: int
+    failures: int
+    log_e: float
+
+
+class CampaignHalted(_Event):
+    by: str
+    """``gate`` or the actor's name."""
+    reason: str
+    phase: int | None
+    gate_epoch: int
+    ledger_position: int
+    rule: str | None = None
+    scope: str | None = None
+    """``campaign``, ``phase/<n>`` or ``stratum/<key>``."""
+    n: int | None = None
+    """Devices started in the epoch, in that scope."""
+    f: int | None = None
+    """Release failures among them."""
+    bound: int | None = None
+    """f*(n): the fewest failures that halt, from the frozen table."""
+    log_e: float | None = None
+    p0: float | None = None
+    alpha: float | None = None
+    strata: list[StratumCount] = []
+    """All strata by falling evidence: the first names the likely culprit."""
+    failed_at: int | None = None
+    """``recorded_at`` of the failure that crossed the bound."""
+    fact: dict[str, Any] | None = None
+    """Topic, partition and offset of the fact that crossed, when a fact did."""
+
+
+class CampaignAborted(_Event):
+    actor: str
+    reason: str
+    ledger_position: int
+
+
+class CampaignCompleted(_Event):
+    at: int
+    ledger_position: int
+    confirmed: int
+    failed: int
+
+
+CampaignEvent = (
+    CampaignCreated
+    | CampaignSubmitted
+    | CampaignApproved
+    | CampaignLaunched
+    | CohortEnrolled
+    | PhaseOpened
+    | SoakStarted
+    | PhasePromoted
+    | PhaseApproved
+    | CampaignPaused
+    | CampaignResumed
+    | ResumeApproved
+    | CampaignHalted
+    | CampaignAborted
+    | CampaignCompleted
+)
+
+EVENT_TYPES: dict[str, type[msgspec.Struct]] = {cls.__name__: cls for cls in CampaignEvent.__args__}

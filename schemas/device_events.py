@@ -1,0 +1,107 @@
+"""Facts that devices state, as they travel on ``ota.device-events.v1``.
+
+One JSON object per record, CloudEvents 1.0 attribute names (https://cloudevents.io, ``id, source, type, subject, time, data``)
+plus ``v``, the version of ``data`` for that type. The record's key is the device id; the only header is ``traceparent``.
+
+Invariants: ``id`` identifies the *statement*, not its delivery, so a repeated report carries the same id; ``recorded_at`` is the
+gateway's clock and the only time that projections use; ``time`` is what the device claims and serves analytics only.
+Changes are additive: no new required field, no changed type, no removed state.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+VERSION: Final = 1
+
+ACCEPTED: Final = "device.update.accepted"
+DOWNLOADING: Final = "device.update.download_started"
+INSTALLED: Final = "device.update.installed"
+TRIAL: Final = "device.update.trial_started"
+CONFIRMED: Final = "device.update.confirmed"
+REVERTED: Final = "device.update.reverted"
+FAILED: Final = "device.update.failed"
+REJECTED: Final = "device.update.rejected"
+CANCELLED: Final = "device.update.cancelled"
+NOT_APPLICABLE: Final = "device.update.not_applicable"
+PROGRESS: Final = "device.update.progressed"
+ATTRIBUTES: Final = "device.attributes.reported"
+
+UPDATE_STATES: Final[dict[str, str]] = {
+    ACCEPTED: "accepted",
+    DOWNLOADING: "downloading",
+    INSTALLED: "installed",
+    TRIAL: "trial",
+    CONFIRMED: "confirmed",
+    REVERTED: "reverted",
+    FAILED: "failed",
+    REJECTED: "rejected",
+    CANCELLED: "cancelled",
+    NOT_APPLICABLE: "not_applicable",
+}
+"""Event type to the assignment state it states. ``PROGRESS`` states none: it is kept in the timeline only."""
+
+TYPES: Final = frozenset({*UPDATE_STATES, PROGRESS, ATTRIBUTES})
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"failure_class": "class"}):
+    """``data`` of the ``device.update.*`` events."""
+
+    action_id: int
+    """The offer this is about: int32, unique for ever, ``action_base + index`` of a ledger row."""
+    failure_class: str | None = None
+    """For failed and reverted: transport, integrity, compatibility, install, boot, health, silence or operator."""
+    reason: str | None = None
+    """Short machine-readable reason, at most 64 characters."""
+    detail: str | None = None
+    """Text for people, at most 1,024 characters; the gateway truncates."""
+
+
+class Attributes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``data`` of ``device.attributes.reported``."""
+
+    mode: str = "merge"
+    """merge (null deletes a key), replace or remove: hawkBit's configData modes."""
+    attributes: dict[str, str | None] = {}
+    version: str | None = None
+    """Firmware version the device says it runs."""
+    digest: str | None = None
+    """sha256 (hex) of the file it runs, where the device knows it."""
+
+
+class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The envelope. ``data`` stays raw until the type is known."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    """Device id."""
+    device_no: int
+    """The gateway's resolution of ``subject``; checked against the assignment by the projector."""
+    recorded_at: int
+    """Milliseconds since the epoch, gateway clock."""
+    v: int = VERSION
+    time: int | None = None
+    """Milliseconds since the epoch, device clock."""
+    data: msgspec.Raw = msgspec.Raw(b"{}")
+    specversion: str = "1.0"
+
+
+encode = msgspec.json.Encoder().encode
+decode_event = msgspec.json.Decoder(DeviceEvent).decode
+decode_report = msgspec.json.Decoder(Report).decode
+decode_attributes = msgspec.json.Decoder(Attributes).decode
+
+
+def statement_id(device_id: str, action: str, canonical: bytes) -> str:
+    """Identity of a report whose client sends no sequence number: 32 hex digits of ``sha256(device NUL action NUL body)``."""
+    return sha256(b"\0".join((device_id.encode(), action.encode(), canonical))).hexdigest()[:32]
+
+
+def canonical_body(body: Any) -> bytes:
+    """JSON with sorted keys and no spaces, so that the same statement has the same bytes however it was spaced."""
+    return msgspec.json.encode(body, order="sorted")

@@ -1,0 +1,60 @@
+"""Decisions about single devices, in slices: one row of ``decision_ledger`` speaks for many devices at once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Kind(StrEnum):
+    """What a ledger row decides."""
+
+    ENROL = "enrol"
+    """Freezes members: ``phase`` (-1 = holdback) and ``stratum`` of the row hold for all its devices, in queue order."""
+    OFFER = "offer"
+    """Assigns attempt ``attempt``; device i's action id is ``action_base + i``."""
+    START = "start"
+    """The image is about to be revealed to these devices."""
+    EXPIRE = "expire"
+    """The offer's time to live or the confirm deadline passed; ``cause`` says which."""
+    WITHDRAW = "withdraw"
+    """Offers that were not started are taken back."""
+    CANCEL = "cancel"
+    """Started devices that have not installed are asked to stop; they stay in flight until they answer."""
+    RETRY = "retry"
+    """These devices wait again in the offer queue for a further attempt."""
+
+
+class Cause(StrEnum):
+    """Why a row was written, where the kind leaves it open."""
+
+    OFFER_TTL = "offer_ttl"
+    SILENT = "silent"
+    """Confirm deadline passed, last seen before ``installed``: infrastructure."""
+    SILENT_TRIAL = "silent_trial"
+    """Confirm deadline passed, last seen in ``installed`` or ``trial``: a release failure."""
+    HALTED = "halted"
+    ABORTED = "aborted"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One ledger row."""
+
+    campaign_no: int
+    kind: Kind
+    device_nos: list[int]
+    at: int
+    """Milliseconds since the epoch."""
+    phase: int | None = None
+    stratum: int | None = None
+    gate_epoch: int | None = None
+    attempt: int | None = None
+    cause: Cause | None = None
+    action_base: int | None = None
+    control_version: int = 0
+    command_id: str | None = None
+    not_before: int | None = None
+    """For retries: earliest time of the next offer, milliseconds since the epoch."""
+    position: int = 0
+    """Set by the store."""

@@ -1,0 +1,101 @@
+"""Decisions about what exists: hardware models, trusted keys, artifacts, releases, devices, API keys.
+
+Stored in the event log beside the campaigns' events, one stream per thing (devices in batches), projected into the tables of the same
+names. Secrets never enter: tokens and keys are present as salted hashes only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class HardwareModelCreated(_Event):
+    name: str
+    profile: dict[str, Any]
+    """How its clients speak: see ``orchestrator.domain.profile``."""
+    actor: str
+
+
+class TrustedKeyAdded(_Event):
+    key_id: str
+    hardware_model: str
+    algorithm: str
+    pem: str
+    actor: str
+
+
+class ArtifactStored(_Event):
+    sha256: str
+    sha1: str
+    md5: str
+    size: int
+    filename: str
+    hardware_model: str
+    image: dict[str, Any]
+    """What the verifier found: version, image digest, security counter, dependencies, key id, algorithm."""
+    actor: str
+
+
+class ReleaseRegistered(_Event):
+    release_id: str
+    name: str
+    version: str
+    artifacts: dict[str, str]
+    """Hardware model to artifact sha256."""
+    digest: str
+    actor: str
+
+
+class RegisteredDevice(msgspec.Struct, frozen=True, kw_only=True):
+    device_no: int
+    device_id: str
+    hardware_model: str
+    attributes: dict[str, str] = {}
+    token_hash: str | None = None
+    """Hex sha256 of the token; tokens are 256-bit random, so a plain hash resists guessing."""
+
+
+class DevicesRegistered(_Event):
+    devices: list[RegisteredDevice]
+    actor: str
+
+
+class DeviceTokenIssued(_Event):
+    device_no: int
+    device_id: str
+    token_hash: str
+    actor: str
+
+
+class ApiKeyCreated(_Event):
+    key_id: str
+    name: str
+    scopes: list[str]
+    secret_hash: str
+    expires_at: int | None
+    actor: str
+
+
+class ApiKeyRevoked(_Event):
+    key_id: str
+    actor: str
+
+
+RegistryEvent = (
+    HardwareModelCreated
+    | TrustedKeyAdded
+    | ArtifactStored
+    | ReleaseRegistered
+    | DevicesRegistered
+    | DeviceTokenIssued
+    | ApiKeyCreated
+    | ApiKeyRevoked
+)
+
+EVENT_TYPES: dict[str, type[msgspec.Struct]] = {cls.__name__: cls for cls in RegistryEvent.__args__}
