@@ -1,0 +1,194 @@
+"""Who is in which phase: deterministic, stratified, and only ever growing.
+
+A salted hash orders the devices within each stratum. Phases take from the front of that order, the holdback from
+its far end. Who is where follows from salt, ids and strata alone: the same plan gives the same canaries on any
+machine, in any input order.
+
+Quotas over strata are handed out one device at a time by highest averages (Webster, Sainte-Laguë), after one device
+for every stratum. Largest remainder would not do: with three strata or more a larger total can *take* a device from
+a stratum (the Alabama paradox), and then raising a percentage would move devices out of a phase. By construction
+here, the quotas of a larger total contain those of a smaller one.
+
+Not done here: which devices belong to a campaign at all (selection is a query), and any choice of numbers (that is
+the plan).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import sha256
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from orchestrator.domain.plan import Plan
+
+ALL: Final = "all"
+"""Key of the only stratum of a plan that does not stratify."""
+
+MISSING: Final = "-"
+"""Stands in a stratum's key for an attribute that a device does not have."""
+
+_RESOLUTION_BITS: Final = 48
+_ESCAPES: Final = str.maketrans(
+    {**{chr(code): f"%{code:02X}" for code in range(32)}, "%": "%25", ",": "%2C", "=": "%3D"}
+)
+
+
+class Member(NamedTuple):
+    """A device that belongs to a campaign's cohort."""
+
+    device_id: str
+    stratum: str
+    device_no: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allotment:
+    """How many devices of each stratum are held back, and how many each phase *adds*."""
+
+    strata: dict[str, int]
+    holdback: dict[str, int]
+    phases: tuple[dict[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """Device numbers by stratum, each in the order of the hash: the holdback, and what each phase adds."""
+
+    strata: dict[str, int]
+    holdback: dict[str, tuple[int, ...]]
+    phases: tuple[dict[str, tuple[int, ...]], ...]
+
+    def offer_order(self, phase: int) -> list[int]:
+        """The devices that a phase adds, strata interleaved."""
+        return interleave(self.phases[phase])
+
+
+def unit_hash(salt: str, device_id: str) -> int:
+    """The device's place in the order: the first 8 bytes of sha256(salt, NUL, device id)."""
+    return int.from_bytes(sha256(f"{salt}\0{device_id}".encode()).digest()[:8])
+
+
+def stratum_key(stratify_by: Sequence[str], hardware_model: str, attributes: Mapping[str, str]) -> str:
+    """The stratum of a device: ``hardware_model=sensor-a,attribute.hw_revision=B``.
+
+    Values are escaped like in URLs where they would be ambiguous, so two different devices never share a key by
+    accident.
+    """
+    if not stratify_by:
+        return ALL
+    parts: list[str] = []
+    for dimension in stratify_by:
+        value = (
+            hardware_model if dimension == "hardware_model" else attributes.get(dimension.removeprefix("attribute."))
+        )
+        parts.append(f"{dimension}={_escape(value)}")
+    return ",".join(parts)
+
+
+def quotas(total: int, sizes: Mapping[str, int], *, cover: bool = True) -> dict[str, int]:
+    """Share ``total`` devices among strata in proportion to their sizes.
+
+    With ``cover`` every stratum gets one device before any gets a second, the largest first if there are not
+    enough. Ties go to the larger stratum, then to the lower key. Raising ``total`` never lowers a quota.
+
+    Raises:
+        ValueError: the strata do not have that many devices.
+    """
+    available = sum(sizes.values())
+    if not 0 <= total <= available:
+        raise ValueError(f"cannot take {total} of {available} devices")
+    given = {key: 0 for key, size in sorted(sizes.items()) if size > 0}
+    left = total
+    if cover:
+        for key in sorted(given, key=lambda key: (-sizes[key], key))[:total]:
+            given[key] = 1
+        left -= sum(given.values())
+        if not left:
+            return {key: given.get(key, 0) for key in sizes}
+
+    # Device r (from 0) of a stratum of size s is due at (2r + 1) / 2s. Bisection finds a time at which not too many
+    # are due; the heap then hands out the few that are left, in exact order.
+    unit = 1 << _RESOLUTION_BITS
+    first = 1 if cover else 0
+
+    def due(key: str, time: int) -> int:
+        return max(first, (2 * time * sizes[key] + unit) // (2 * unit))
+
+    low, high = 0, unit + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if sum(due(key, middle) for key in given) <= total:
+            low = middle
+        else:
+            high = middle
+    given = {key: due(key, low) for key in given}
+
+    def entry(key: str) -> tuple[Fraction, int, str]:
+        return Fraction(2 * given[key] + 1, 2 * sizes[key]), -sizes[key], key
+
+    queue = [entry(key) for key in given if given[key] < sizes[key]]
+    heapq.heapify(queue)
+    for _ in range(total - sum(given.values())):
+        key = queue[0][2]
+        given[key] += 1
+        if given[key] < sizes[key]:
+            heapq.heapreplace(queue, entry(key))
+        else:
+            heapq.heappop(queue)
+    return {key: given.get(key, 0) for key in sizes}
+
+
+def allot(strata: Mapping[str, int], plan: Plan) -> Allotment:
+    """Device counts of every phase and stratum: what the plan means for strata of these sizes."""
+    total = sum(strata.values())
+    held = plan.holdback_count(total)
+    # Held-back devices are not covered first: a stratum of one device would be held back whole and never tried.
+    holdback = quotas(held, strata, cover=False)
+    treated = {key: size - holdback[key] for key, size in strata.items()}
+    reached = [dict.fromkeys(strata, 0)]
+    reached.extend(quotas(count, treated) for count in plan.phase_counts(total - held))
+    added = tuple({key: after[key] - before[key] for key in strata} for before, after in pairwise(reached))
+    return Allotment(strata=dict(strata), holdback=holdback, phases=added)
+
+
+def assign_phases(members: Iterable[Member], plan: Plan) -> Enrolment:
+    """Put every member into the phase that adds it, or into the holdback."""
+    ordered: dict[str, list[tuple[int, str, int]]] = {}
+    salt = plan.salt
+    for device_id, stratum, device_no in members:
+        ordered.setdefault(stratum, []).append((unit_hash(salt, device_id), device_id, device_no))
+    for devices in ordered.values():
+        devices.sort()
+    numbers = {key: tuple(device_no for _, _, device_no in ordered[key]) for key in sorted(ordered)}
+    allotment = allot({key: len(devices) for key, devices in numbers.items()}, plan)
+
+    taken = dict.fromkeys(numbers, 0)
+    phases: list[dict[str, tuple[int, ...]]] = []
+    for added in allotment.phases:
+        phases.append({key: numbers[key][taken[key] : taken[key] + count] for key, count in added.items() if count})
+        taken = {key: taken[key] + added[key] for key in taken}
+    holdback = {key: numbers[key][-count:] for key, count in allotment.holdback.items() if count}
+    return Enrolment(strata=allotment.strata, holdback=holdback, phases=tuple(phases))
+
+
+def interleave(strata: Mapping[str, Sequence[int]]) -> list[int]:
+    """One queue out of all strata, each spread evenly over it.
+
+    Offers go out in this order, so that a stratum in trouble shows early instead of after all the others.
+    """
+
+    def spread(key: str, devices: Sequence[int]) -> Iterator[tuple[float, str, int]]:
+        return (((index + 0.5) / len(devices), key, device_no) for index, device_no in enumerate(devices))
+
+    return [device_no for _, _, device_no in heapq.merge(*(spread(key, strata[key]) for key in sorted(strata)))]
+
+
+def _escape(value: str | None) -> str:
+    if value is None:
+        return MISSING
+    return "%2D" if value == MISSING else value.translate(_ESCAPES)

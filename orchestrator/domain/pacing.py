@@ -1,0 +1,81 @@
+"""How fast offers go out: the in-flight cap, a token bucket, and the grant that obeys both.
+
+The in-flight cap is part of the statistical test, not a courtesy: it bounds how many devices can fail before the
+gate can act (:mod:`orchestrator.domain.blast`). The rate is a courtesy to networks. All arithmetic is on integers,
+so a bucket that is stored and read back grants the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+BURST_MS: Final = 10_000
+"""How long an idle bucket saves up, in milliseconds: several pauses between two slices, far less than a phase."""
+
+_MINUTE_MS: Final = 60_000
+_MAX_DOUBLINGS: Final = 62
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Tokens saved up by ``at_ms``, each worth 60,000 of ``credit``: per minute and millisecond stay whole numbers."""
+
+    credit: int
+    at_ms: int
+
+
+def in_flight_cap(initial: int, maximum: int, promoted_phases: int, phase_cap: int | None = None) -> int:
+    """Offers outstanding or started and not yet ended, at most: doubles with each promoted phase.
+
+    ``promoted_phases`` counts from the last halt, which puts the cap back to its start.
+    """
+    grown = min(maximum, initial << min(promoted_phases, _MAX_DOUBLINGS))
+    return grown if phase_cap is None else min(grown, phase_cap)
+
+
+def burst(per_minute: int) -> int:
+    """Most tokens that a bucket holds."""
+    return max(1, per_minute * BURST_MS // _MINUTE_MS)
+
+
+def full_bucket(per_minute: int, now_ms: int) -> Bucket:
+    """The bucket of a phase that opens now."""
+    return Bucket(credit=burst(per_minute) * _MINUTE_MS, at_ms=now_ms)
+
+
+def tokens(bucket: Bucket, per_minute: int, now_ms: int) -> int:
+    """Whole tokens in the bucket now."""
+    return _refilled(bucket, per_minute, now_ms).credit // _MINUTE_MS
+
+
+def spend(bucket: Bucket, per_minute: int, now_ms: int, granted: int) -> Bucket:
+    """The bucket after ``granted`` devices were offered now.
+
+    Raises:
+        ValueError: the bucket does not hold so many tokens.
+    """
+    refilled = _refilled(bucket, per_minute, now_ms)
+    if not 0 <= granted * _MINUTE_MS <= refilled.credit:
+        raise ValueError(f"cannot take {granted} tokens out of {refilled.credit // _MINUTE_MS}")
+    return Bucket(refilled.credit - granted * _MINUTE_MS, refilled.at_ms)
+
+
+def grant(*, cap: int, in_flight: int, available: int | None, slice_size: int) -> int:
+    """Devices to offer in this slice.
+
+    Args:
+        cap: the in-flight cap.
+        in_flight: offers outstanding or started and not yet ended.
+        available: tokens in the bucket; None for a phase without a rate.
+        slice_size: most devices that one transaction handles.
+    """
+    room = min(cap - in_flight, slice_size)
+    return max(0, room if available is None else min(room, available))
+
+
+def _refilled(bucket: Bucket, per_minute: int, now_ms: int) -> Bucket:
+    # Transactions of several workers do not commit in the order of their clocks: time never runs backwards here.
+    now = max(now_ms, bucket.at_ms)
+    earned = bucket.credit + per_minute * (now - bucket.at_ms)
+    return Bucket(min(earned, burst(per_minute) * _MINUTE_MS), now)
