@@ -24,8 +24,11 @@ from orchestrator.errors import UnavailableError
 
 #: Seconds between two looks at a starting process: short against the fastest start (0.2 s), cheap against its CPU.
 POLL_INTERVAL = 0.05
-#: Seconds between two looks at an ending process.
-WAIT_INTERVAL = 0.01
+#: Seconds between two looks at processes that were killed.
+KILL_INTERVAL = 0.01
+#: Seconds until it is noticed that a process ended that is not our child and that its parent has not reaped; the end of
+#: our own children is noticed at once.
+WAIT_SLICE = 0.25
 #: Seconds until a killed process must be gone; longer means that the kernel holds it (a hanging disk).
 KILL_TIMEOUT = 10.0
 #: Bytes of a log's end that an error shows.
@@ -96,19 +99,20 @@ class ProcessRef:
         """
         deadline = time.monotonic() + timeout
         while True:
+            # Somebody else's child that ended stays visible until its parent looks. Ours is reaped below.
+            ended = not self.alive()
+            left = deadline - time.monotonic()
             try:
                 if _started(self.pid) != self.started:
                     return None
-                return psutil.Process(self.pid).wait(0)
+                return psutil.Process(self.pid).wait(0 if ended else max(0, min(WAIT_SLICE, left)))
             except psutil.NoSuchProcess:
                 return None
             except psutil.TimeoutExpired:
-                # Somebody else's child that ended stays visible until its parent looks.
-                if not self.alive():
+                if ended:
                     return None
-            if time.monotonic() > deadline:
+            if left < 0:
                 raise TimeoutError(f"process {self.pid} still runs after {timeout} s")
-            time.sleep(WAIT_INTERVAL)
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens if it is gone."""
@@ -141,7 +145,7 @@ class ProcessRef:
         while left := [each.pid for each in doomed if not _gone(each)]:
             if time.monotonic() > deadline:
                 raise ComponentError(f"processes {left} do not end")
-            time.sleep(WAIT_INTERVAL)
+            time.sleep(KILL_INTERVAL)
 
 
 def spawn(command: Command, *, die_with_parent: bool) -> ProcessRef:
