@@ -1,0 +1,199 @@
+"""The hawkBit Direct Device Integration API as a careful client speaks it: bodies built, answers read. No I/O.
+
+Format: https://www.eclipse.org/hawkbit/apis/ddi_api/. A client that looks at 200 only, needs sha256, and follows absolute links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+SUCCESS: Final = "success"
+FAILURE: Final = "failure"
+NONE: Final = "none"
+
+
+class UnreadableError(Exception):
+    """The answer is not what DDI promises."""
+
+
+class _Link(msgspec.Struct):
+    href: str
+
+
+class _Polling(msgspec.Struct):
+    sleep: str = ""
+
+
+class _Config(msgspec.Struct):
+    polling: _Polling = msgspec.field(default_factory=_Polling)
+
+
+class _Links(msgspec.Struct, rename="camel"):
+    deployment_base: _Link | None = None
+    cancel_action: _Link | None = None
+    config_data: _Link | None = None
+
+
+class _Poll(msgspec.Struct):
+    config: _Config = msgspec.field(default_factory=_Config)
+    links: _Links = msgspec.field(default_factory=_Links, name="_links")
+
+
+class _Hashes(msgspec.Struct):
+    sha256: str
+
+
+class _ArtifactLinks(msgspec.Struct):
+    http: _Link | None = msgspec.field(default=None, name="download-http")
+    https: _Link | None = msgspec.field(default=None, name="download")
+
+
+class _Artifact(msgspec.Struct):
+    filename: str
+    size: int
+    hashes: _Hashes
+    links: _ArtifactLinks = msgspec.field(default_factory=_ArtifactLinks, name="_links")
+
+
+class _Chunk(msgspec.Struct):
+    artifacts: list[_Artifact]
+    version: str = ""
+
+
+class _Body(msgspec.Struct):
+    chunks: list[_Chunk]
+
+
+class _Deployment(msgspec.Struct):
+    id: str
+    deployment: _Body
+
+
+class _Stop(msgspec.Struct, rename="camel"):
+    stop_id: str
+
+
+class _Cancel(msgspec.Struct, rename="camel"):
+    id: str
+    cancel_action: _Stop
+
+
+_decode_poll = msgspec.json.Decoder(_Poll).decode
+_decode_deployment = msgspec.json.Decoder(_Deployment).decode
+_decode_cancel = msgspec.json.Decoder(_Cancel).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link to an action."""
+
+    href: str
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What the poll root showed."""
+
+    sleep: float | None
+    """Seconds; None when unreadable."""
+    deployment: Link | None
+    cancel: Link | None
+    wants_attributes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The one artifact of a deployment."""
+
+    action: str
+    version: str
+    href: str
+    size: int
+    sha256: str
+
+
+def base_url(gateway: str, tenant: str, device_id: str) -> str:
+    return f"{gateway}/{tenant}/controller/v1/{quote(device_id, safe='')}"
+
+
+def read_poll(body: bytes) -> Poll:
+    """What the poll root says.
+
+    Raises:
+        UnreadableError: it is not DDI.
+    """
+    try:
+        poll = _decode_poll(body)
+    except msgspec.DecodeError as error:
+        raise UnreadableError(str(error)) from error
+    links = poll.links
+    return Poll(
+        sleep=_seconds(poll.config.polling.sleep),
+        deployment=_link(links.deployment_base),
+        cancel=_link(links.cancel_action),
+        wants_attributes=links.config_data is not None,
+    )
+
+
+def read_deployment(body: bytes) -> Deployment:
+    """The one artifact to install.
+
+    Raises:
+        UnreadableError: also where there are several artifacts: a slot pair has room for one.
+    """
+    try:
+        answer = _decode_deployment(body)
+        (chunk,) = answer.deployment.chunks
+        (artifact,) = chunk.artifacts
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UnreadableError(str(error)) from error
+    link = artifact.links.http or artifact.links.https
+    if link is None:
+        raise UnreadableError("the artifact has no download link")
+    return Deployment(answer.id, chunk.version, link.href, artifact.size, artifact.hashes.sha256)
+
+
+def read_cancel(body: bytes) -> str:
+    """The action to stop.
+
+    Raises:
+        UnreadableError: it is not DDI.
+    """
+    try:
+        return _decode_cancel(body).cancel_action.stop_id
+    except msgspec.DecodeError as error:
+        raise UnreadableError(str(error)) from error
+
+
+def feedback(action: str, execution: str, finished: str, details: Sequence[str] = ()) -> dict[str, Any]:
+    """The body of a report about an action."""
+    status: dict[str, Any] = {"execution": execution, "result": {"finished": finished}}
+    if details:
+        status["details"] = list(details)
+    return {"id": action, "status": status}
+
+
+def config_data(attributes: dict[str, str]) -> dict[str, Any]:
+    """The body of configData."""
+    return {"mode": "merge", "data": attributes}
+
+
+def _link(link: _Link | None) -> Link | None:
+    if link is None:
+        return None
+    return Link(link.href, urlsplit(link.href).path.rstrip("/").rpartition("/")[2])
+
+
+def _seconds(text: str) -> float | None:
+    hours, _, rest = text.partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return int(hours) * 3600.0 + int(minutes) * 60.0 + int(seconds)
+    except ValueError:
+        return None

@@ -1,0 +1,303 @@
+"""One simulated device: an update client over a real slot pair.
+
+It does one thing after the other, like the clients it stands for: poll, and when there is a deployment, download it, install
+it, reboot into its trial and report the verdict. What it checks of the gateway on the way:
+
+- a link must be gone in the first poll after the report that ends it (``stale_links``);
+- a device in trial must still be shown its deployment, or a restarted client could never report (``lost_links``);
+- a request to cancel is honoured until the image is in the second slot, and refused from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from firmware.device_sim.behaviour import Behaviour, ReleaseTraits, self_test
+from firmware.device_sim.slots import SlotPair
+from orchestrator.simfleet import ddi
+from orchestrator.simfleet.client import Answer, DeviceClient, DownloadError, Identity, UnreachableError, WithdrawnError
+from orchestrator.simfleet.counts import Counts
+from orchestrator.simfleet.identity import attributes_id, report_id
+from orchestrator.simfleet.model import DeviceSpec, Pace
+
+_SOUND: Final = ReleaseTraits()
+
+
+class SimDevice:
+    """A device that polls until it is cancelled or an image silences it."""
+
+    __slots__ = (
+        "_base",
+        "_client",
+        "_counts",
+        "_done",
+        "_identity",
+        "_pace",
+        "_rng",
+        "_said",
+        "_shown",
+        "_slots",
+        "_spec",
+        "_staged",
+        "_traits",
+    )
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        slots: SlotPair,
+        *,
+        base_url: str,
+        client: DeviceClient,
+        counts: Counts,
+        traits: Mapping[str, ReleaseTraits],
+        pace: Pace,
+        rng: random.Random,
+    ) -> None:
+        self._spec = spec
+        self._slots = slots
+        self._base = base_url
+        self._identity = Identity(spec.device_id, {"Authorization": f"TargetToken {spec.token}"})
+        self._client = client
+        self._counts = counts
+        self._traits = traits
+        self._pace = pace
+        self._rng = rng
+        self._said: str | None = None
+        """Version that the gateway was last told."""
+        self._shown: str | None = None
+        """Action whose deployment it has seen last."""
+        self._staged: str | None = None
+        """Action whose image is in the second slot or in trial."""
+        self._done: str | None = None
+        """Action that an acknowledged report ended last."""
+
+    @property
+    def slots(self) -> SlotPair:
+        return self._slots
+
+    async def run(self) -> None:
+        """Live. Returns only when an image has silenced the device."""
+        self._counts.running[str(self._slots.running_version)] += 1
+        await asyncio.sleep(self._rng.uniform(0, self._pace.start_spread))
+        failures = 0
+        while True:
+            try:
+                pause = await self._turn()
+                failures = 0
+            except UnreachableError:
+                failures += 1
+                self._counts.retries += 1
+                await self._client.back_off(failures)
+                continue
+            if pause is None:
+                return
+            await asyncio.sleep(pause)
+
+    # ---- one poll and what it asks for
+
+    async def _turn(self) -> float | None:
+        """One poll; returns the pause after it, or None when the device has fallen silent."""
+        poll = self._read_poll(await self._client.get(self._identity, self._base))
+        if poll is None:
+            return self._pace.default_sleep
+        pause = poll.sleep or self._pace.default_sleep
+        if poll.cancel:
+            return 0.0 if await self._answer_cancel(poll.cancel) else pause
+        if self._said != str(self._slots.running_version) or poll.wants_attributes:
+            return 0.0 if await self._tell_attributes() else pause
+        if poll.deployment and not self._stale(poll.deployment):
+            self._counts.updating += 1
+            try:
+                talks = await self._update(poll.deployment)
+            finally:
+                self._counts.updating -= 1
+            return 0.0 if talks else None
+        return pause
+
+    def _read_poll(self, answer: Answer) -> ddi.Poll | None:
+        self._counts.polls += 1
+        if answer.status != HTTPStatus.OK:
+            self._counts.refused[f"{answer.status} poll"] += 1
+            return None
+        try:
+            return ddi.read_poll(answer.body)
+        except ddi.UnreadableError:
+            self._counts.unreadable += 1
+            return None
+
+    def _stale(self, link: ddi.Link) -> bool:
+        if link.action != self._done:
+            return False
+        self._counts.stale_links += 1
+        return True
+
+    async def _tell_attributes(self) -> bool:
+        version = str(self._slots.running_version)
+        repeated = self._said == version
+        body = ddi.config_data({"hw_revision": self._spec.hw_revision, "fw_version": version})
+        taken = await self._client.report(
+            self._identity,
+            "PUT",
+            f"{self._base}/configData",
+            body,
+            action="",
+            state="attributes",
+            event_id=attributes_id(self._spec.device_id, body),
+        )
+        if taken and self._said is None:
+            self._counts.contacted += 1
+        if taken:
+            self._said = version
+        # Asked for the same again: a gateway that does so at every poll would keep the device spinning.
+        return taken and not repeated
+
+    # ---- the update
+
+    async def _update(self, link: ddi.Link) -> bool:
+        """Take a deployment to its verdict; False if the device has fallen silent on the way."""
+        answer = await self._client.get(self._identity, link.href)
+        if answer.status != HTTPStatus.OK:
+            self._end("withdrawn")
+            return True
+        try:
+            wanted = ddi.read_deployment(answer.body)
+        except ddi.UnreadableError:
+            self._counts.unreadable += 1
+            return True
+        if wanted.action != self._shown:
+            self._shown = wanted.action
+            self._client.saw(self._identity, wanted.action, answer.sent_at)
+        await self._report(wanted.action, "accepted", "proceeding")
+        await self._report(wanted.action, "downloading", "download")
+        try:
+            image = await self._client.download(self._identity, wanted)
+        except WithdrawnError:
+            self._end("withdrawn")
+            return True
+        except DownloadError as error:
+            await self._fail(wanted.action, "failed", error.failure_class, error.reason)
+            return True
+        if not await self._still_wanted(wanted.action):
+            return True
+        self._slots.write_secondary(image)
+        self._slots.set_pending()
+        self._staged = wanted.action
+        await self._report(wanted.action, "installed", "proceeding")
+        return await self._trial(wanted.action)
+
+    async def _still_wanted(self, action: str) -> bool:
+        """The last look before the second slot is written: from here on, only the image decides."""
+        poll = self._read_poll(await self._client.get_until_answered(self._identity, self._base))
+        if poll is None or (poll.deployment and poll.deployment.action == action):
+            return True
+        if poll.cancel and poll.cancel.action == action:
+            await self._answer_cancel(poll.cancel)
+        else:
+            self._end("withdrawn")
+        return False
+
+    async def _trial(self, action: str) -> bool:
+        await self._reboot()
+        boot = self._slots.boot()
+        self._count_running()
+        if not boot.in_trial:
+            await self._fail(action, "failed", "boot", boot.refused or "not_swapped")
+            return True
+        version = str(boot.version)
+        behaviour = self_test(boot.version, self._spec.hw_revision, self._traits.get(version, _SOUND))
+        if behaviour is Behaviour.SILENT:
+            self._end("silent")
+            return False
+        if behaviour is Behaviour.CRASH:
+            await self._fall_back(action, "boot", "watchdog_reset")
+            return True
+        await self._look_in_trial(action)
+        await self._report(action, "trial", "proceeding")
+        await asyncio.sleep(self._rng.uniform(*self._pace.self_test))
+        if behaviour is Behaviour.FAIL:
+            await self._fall_back(action, "health", "self_test_failed")
+            return True
+        self._slots.confirm()
+        await self._report(action, "confirmed", "closed", ddi.SUCCESS)
+        self._close(action, "confirmed")
+        return True
+
+    async def _look_in_trial(self, action: str) -> None:
+        """The first contact of the new image."""
+        poll = self._read_poll(await self._client.get_until_answered(self._identity, self._base))
+        if poll is None:
+            return
+        if poll.cancel:
+            await self._answer_cancel(poll.cancel)
+        elif poll.deployment is None or poll.deployment.action != action:
+            self._counts.lost_links += 1
+
+    async def _fall_back(self, action: str, failure_class: str, reason: str) -> None:
+        await self._reboot()
+        self._slots.boot()
+        self._count_running()
+        await self._fail(action, "reverted", failure_class, reason)
+
+    async def _reboot(self) -> None:
+        self._counts.running[str(self._slots.running_version)] -= 1
+        await asyncio.sleep(self._rng.uniform(*self._pace.reboot))
+
+    def _count_running(self) -> None:
+        self._counts.running[str(self._slots.running_version)] += 1
+
+    # ---- reports
+
+    async def _report(
+        self, action: str, state: str, execution: str, finished: str = ddi.NONE, details: Sequence[str] = ()
+    ) -> None:
+        body = ddi.feedback(action, execution, finished, [f"ota.state={state}", *details])
+        await self._send(f"deploymentBase/{action}", body, action, state, cancel=False)
+
+    async def _fail(self, action: str, state: str, failure_class: str, reason: str) -> None:
+        details = (f"ota.class={failure_class}", f"ota.reason={reason}")
+        await self._report(action, state, "closed", ddi.FAILURE, details)
+        self._close(action, state)
+
+    async def _send(self, path: str, body: dict[str, Any], action: str, state: str, *, cancel: bool) -> bool:
+        return await self._client.report(
+            self._identity,
+            "POST",
+            f"{self._base}/{path}/feedback",
+            body,
+            action=action,
+            state=state,
+            event_id=report_id(self._spec.device_id, action, body, cancel=cancel),
+        )
+
+    async def _answer_cancel(self, link: ddi.Link) -> bool:
+        """Acknowledge a cancel, or refuse it once the image is installed; False if the gateway did not take the answer."""
+        answer = await self._client.get_until_answered(self._identity, link.href)
+        if answer.status != HTTPStatus.OK:
+            return False
+        try:
+            action = ddi.read_cancel(answer.body)
+        except ddi.UnreadableError:
+            self._counts.unreadable += 1
+            return False
+        path = f"cancelAction/{action}"
+        if action == self._staged:
+            refusal = ddi.feedback(action, "closed", ddi.FAILURE, ["The image is installed."])
+            return await self._send(path, refusal, action, "cancel_refused", cancel=True)
+        if action == self._done:
+            self._counts.stale_links += 1
+        taken = await self._send(path, ddi.feedback(action, "closed", ddi.SUCCESS), action, "cancelled", cancel=True)
+        self._close(action, "cancelled")
+        return taken
+
+    def _close(self, action: str, outcome: str) -> None:
+        self._staged = None
+        self._done = action
+        self._end(outcome)
+
+    def _end(self, outcome: str) -> None:
+        self._counts.outcomes[outcome] += 1
