@@ -16,7 +16,7 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
-class CampaignCreated(_Event):
+class CampaignCreated(_Event, frozen=True, kw_only=True):
     campaign_id: str
     campaign_no: int
     name: str
@@ -26,7 +26,7 @@ class CampaignCreated(_Event):
     author: str
 
 
-class CampaignSubmitted(_Event):
+class CampaignSubmitted(_Event, frozen=True, kw_only=True):
     actor: str
     digest: str
     """``sha256:…`` of the dossier: what approvers approve."""
@@ -34,20 +34,20 @@ class CampaignSubmitted(_Event):
     """Plan, release digest, phase sizes per stratum, halt tables, blast bound."""
 
 
-class CampaignApproved(_Event):
+class CampaignApproved(_Event, frozen=True, kw_only=True):
     actor: str
     digest: str
     complete: bool
     """True with the last approval that the plan asks for."""
 
 
-class CampaignLaunched(_Event):
+class CampaignLaunched(_Event, frozen=True, kw_only=True):
     actor: str
     gate_epoch: int
     ledger_position: int
 
 
-class CohortEnrolled(_Event):
+class CohortEnrolled(_Event, frozen=True, kw_only=True):
     members: int
     holdback: int
     strata: dict[str, int]
@@ -57,7 +57,7 @@ class CohortEnrolled(_Event):
     ledger_position: int
 
 
-class PhaseOpened(_Event):
+class PhaseOpened(_Event, frozen=True, kw_only=True):
     phase: int
     name: str
     devices: int
@@ -65,13 +65,13 @@ class PhaseOpened(_Event):
     ledger_position: int
 
 
-class SoakStarted(_Event):
+class SoakStarted(_Event, frozen=True, kw_only=True):
     phase: int
     at: int
     until: int
 
 
-class PhasePromoted(_Event):
+class PhasePromoted(_Event, frozen=True, kw_only=True):
     phase: int
     matured: int
     failures: int
@@ -84,26 +84,26 @@ class PhasePromoted(_Event):
     """Hash of the ledger's head: binds the ledger's chain into this stream."""
 
 
-class PhaseApproved(_Event):
+class PhaseApproved(_Event, frozen=True, kw_only=True):
     actor: str
     phase: int
     digest: str
 
 
-class CampaignPaused(_Event):
+class CampaignPaused(_Event, frozen=True, kw_only=True):
     actor: str
     reason: str
     ledger_position: int
 
 
-class CampaignResumed(_Event):
+class CampaignResumed(_Event, frozen=True, kw_only=True):
     actor: str
     reason: str
     gate_epoch: int
     ledger_position: int
 
 
-class ResumeApproved(_Event):
+class ResumeApproved(_Event, frozen=True, kw_only=True):
     actor: str
     digest: str
     gate_epoch: int
@@ -118,7 +118,7 @@ class StratumCount(msgspec.Struct, frozen=True, kw_only=True):
     log_e: float
 
 
-class CampaignHalted(_Event):
+class CampaignHalted(_Event, frozen=True, kw_only=True):
     by: str
     """``gate`` or the actor's name."""
     reason: str
@@ -145,13 +145,13 @@ class CampaignHalted(_Event):
     """Topic, partition and offset of the fact that crossed, when a fact did."""
 
 
-class CampaignAborted(_Event):
+class CampaignAborted(_Event, frozen=True, kw_only=True):
     actor: str
     reason: str
     ledger_position: int
 
 
-class CampaignCompleted(_Event):
+class CampaignCompleted(_Event, frozen=True, kw_only=True):
     at: int
     ledger_position: int
     confirmed: int

@@ -15,14 +15,14 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
-class HardwareModelCreated(_Event):
+class HardwareModelCreated(_Event, frozen=True, kw_only=True):
     name: str
     profile: dict[str, Any]
     """How its clients speak: see ``orchestrator.domain.profile``."""
     actor: str
 
 
-class TrustedKeyAdded(_Event):
+class TrustedKeyAdded(_Event, frozen=True, kw_only=True):
     key_id: str
     hardware_model: str
     algorithm: str
@@ -30,7 +30,7 @@ class TrustedKeyAdded(_Event):
     actor: str
 
 
-class ArtifactStored(_Event):
+class ArtifactStored(_Event, frozen=True, kw_only=True):
     sha256: str
     sha1: str
     md5: str
@@ -42,7 +42,7 @@ class ArtifactStored(_Event):
     actor: str
 
 
-class ReleaseRegistered(_Event):
+class ReleaseRegistered(_Event, frozen=True, kw_only=True):
     release_id: str
     name: str
     version: str
@@ -61,19 +61,19 @@ class RegisteredDevice(msgspec.Struct, frozen=True, kw_only=True):
     """Hex sha256 of the token; tokens are 256-bit random, so a plain hash resists guessing."""
 
 
-class DevicesRegistered(_Event):
+class DevicesRegistered(_Event, frozen=True, kw_only=True):
     devices: list[RegisteredDevice]
     actor: str
 
 
-class DeviceTokenIssued(_Event):
+class DeviceTokenIssued(_Event, frozen=True, kw_only=True):
     device_no: int
     device_id: str
     token_hash: str
     actor: str
 
 
-class ApiKeyCreated(_Event):
+class ApiKeyCreated(_Event, frozen=True, kw_only=True):
     key_id: str
     name: str
     scopes: list[str]
@@ -82,7 +82,7 @@ class ApiKeyCreated(_Event):
     actor: str
 
 
-class ApiKeyRevoked(_Event):
+class ApiKeyRevoked(_Event, frozen=True, kw_only=True):
     key_id: str
     actor: str
 

@@ -151,8 +151,9 @@ class GateReading(Struct, frozen=True, kw_only=True):
 
     matured: int
     failures: int
+    """Matured devices that failed or did not confirm by their deadline."""
     strata: dict[str, int]
-    """Matured devices per stratum key."""
+    """Matured devices by stratum key, zero for strata that the phase has devices of and none matured."""
     in_flight: int
     queued: int
     confirmed: int
@@ -162,15 +163,27 @@ class GateReading(Struct, frozen=True, kw_only=True):
 class Decisions(Protocol):
     """Transactions that decide about devices. Each is idempotent by what it claims: repeating one repeats no device."""
 
-    async def enrol(self, campaign: c.Campaign, now: int) -> c.Campaign:
-        """Freeze the cohort into the ledger and the offer queue, once; returns the campaign after ``CohortEnrolled``."""
+    async def enrol(self, campaign_id: str, now: int) -> c.Campaign:
+        """Freeze the cohort into the ledger and the offer queue, once; returns the campaign after ``CohortEnrolled``.
+
+        A fleet that no longer fits the approved dossier halts the campaign instead; the returned state says so.
+        """
         ...
 
-    async def dispatch(self, campaign_id: str, phase: int, limit: int, now: int) -> DispatchedSlice: ...
+    async def dispatch(self, campaign_id: str, phase: int, limit: int, now: int) -> DispatchedSlice:
+        """Offer to at most ``limit`` devices of the phase's queue, as room and rate allow, if control says running."""
+        ...
 
-    async def sweep(self, campaign_id: str, now: int, passed: Callable[[int], Any]) -> DeadlineSweep: ...
+    async def sweep(self, campaign_id: str, now: int, facts_until: int) -> DeadlineSweep:
+        """Expire what is overdue and, after a halt or abort, withdraw unstarted offers and ask started devices to cancel.
 
-    async def read_gate(self, campaign: c.Campaign, phase: int, now: int) -> GateReading: ...
+        Silence is decided only for deadlines up to ``facts_until`` (ms): the projection has passed the log ends sampled then.
+        """
+        ...
+
+    async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
+        """The phase's counters in the running gate epoch, in one snapshot; matured at ``now``."""
+        ...
 
 
 class OfferView(Struct, frozen=True, kw_only=True):

@@ -321,9 +321,7 @@ def _resume(campaign: Campaign, command: Resume) -> list[e.CampaignEvent]:
     ]
 
 
-def _progress(
-    campaign: Campaign, command: Enrol | OpenPhase | StartSoak | Promote | Complete
-) -> list[e.CampaignEvent]:
+def _progress(campaign: Campaign, command: Enrol | OpenPhase | StartSoak | Promote | Complete) -> list[e.CampaignEvent]:
     """What the process manager reports. Repetition is harmless: a step already taken gives no event."""
     match command:
         case Enrol():
@@ -370,7 +368,7 @@ def _progress(
             _require(campaign, _only(CampaignState.RUNNING), "promoting")
             if campaign.phase_state is not PhaseState.SOAKING:
                 raise CampaignTransitionError(f"Phase {command.phase} has not soaked.")
-            promote = campaign.phases[command.phase].get("promote") or {}
+            promote: dict[str, float] = campaign.phases[command.phase].get("promote") or {}
             return [
                 e.PhasePromoted(
                     phase=command.phase,

@@ -28,7 +28,7 @@ def stream_of(campaign_id: str) -> str:
     return f"campaign/{campaign_id}"
 
 
-async def load(conn: asyncpg.Connection[Any], campaign_id: str) -> c.Campaign:
+async def load(conn: asyncpg.Connection, campaign_id: str) -> c.Campaign:
     """Fold the stream. Campaign streams stay below a few hundred events, so there is no snapshot."""
     recorded = await event_log.read_stream(conn, stream_of(campaign_id))
     if not recorded:
@@ -37,7 +37,7 @@ async def load(conn: asyncpg.Connection[Any], campaign_id: str) -> c.Campaign:
 
 
 async def execute(
-    conn: asyncpg.Connection[Any],
+    conn: asyncpg.Connection,
     campaign_id: str,
     build: Build,
     *,
@@ -85,14 +85,15 @@ ON CONFLICT (campaign_no) DO UPDATE SET state = excluded.state, version = exclud
 
 _CONTROL = """
 INSERT INTO control AS t (campaign_no, stratum, state, version, gate_epoch) VALUES ($1, -1, $2, $3, $4)
-ON CONFLICT (campaign_no, stratum) DO UPDATE SET state = excluded.state, version = excluded.version, gate_epoch = excluded.gate_epoch"""
+ON CONFLICT (campaign_no, stratum)
+DO UPDATE SET state = excluded.state, version = excluded.version, gate_epoch = excluded.gate_epoch"""
 
 
 def _json(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-async def project(conn: asyncpg.Connection[Any], campaign: c.Campaign, item: Recorded) -> None:
+async def project(conn: asyncpg.Connection, campaign: c.Campaign, item: Recorded) -> None:
     """Write the rows that follow from one event; used by the append and by the rebuild, so both give the same rows."""
     enrolment = msgspec.to_builtins(item.event) if isinstance(item.event, e.CohortEnrolled) else None
     await conn.execute(
@@ -128,7 +129,8 @@ class SqlCampaignStore:
 
     async def next_campaign_no(self) -> int:
         async with transaction(self._engine) as conn:
-            return await conn.fetchval("SELECT nextval('campaign_no')")
+            no: Any = await conn.fetchval("SELECT nextval('campaign_no')")
+        return no
 
     async def load(self, campaign_id: str) -> c.Campaign:
         async with transaction(self._engine) as conn:

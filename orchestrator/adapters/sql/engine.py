@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 from sqlalchemy.engine import make_url
@@ -57,7 +56,7 @@ def make_engine(url: str, *, pool_size: int = 5, hot: bool = False, application:
 
 
 @asynccontextmanager
-async def driver(engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection[Any]]:
+async def driver(engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection]:
     """The driver's connection, outside any transaction. A connection that broke is not given back to the pool."""
     async with engine.connect() as conn:
         raw = (await conn.get_raw_connection()).driver_connection
@@ -73,7 +72,7 @@ async def driver(engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection[Any]]
 
 
 @asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection[Any]]:
+async def transaction(engine: AsyncEngine) -> AsyncGenerator[asyncpg.Connection]:
     """One READ COMMITTED transaction on the driver's connection."""
     async with driver(engine) as conn, conn.transaction():
         yield conn

@@ -1,7 +1,7 @@
 """The event log: append-only, one version line per stream, one hash chain over all.
 
-``hash = sha256(prev_hash ‖ canonical JSON of the row without hashes)``; anyone with the rows can verify it. Positions become visible in
-order because the appender holds the log's lock to its commit.
+``hash = sha256(prev_hash ‖ canonical JSON of the row without hashes)``; anyone with the rows can verify it. Positions become
+visible in order because the appender holds the log's lock to its commit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _recorded(row: asyncpg.Record) -> Recorded:
 
 
 async def append(
-    conn: asyncpg.Connection[Any],
+    conn: asyncpg.Connection,
     stream: str,
     expected_version: int,
     events: Sequence[msgspec.Struct],
@@ -80,10 +80,11 @@ async def append(
         }
         digest = _chain(prev, row)
         rows.append(
-            tuple(
-                msgspec.json.encode(value).decode() if key in {"data", "meta"} else value for key, value in row.items()
+            (
+                *(msgspec.json.encode(v).decode() if key in {"data", "meta"} else v for key, v in row.items()),
+                prev,
+                digest,
             )
-            + (prev, digest)
         )
         prev = digest
     await conn.executemany(
@@ -106,13 +107,13 @@ async def append(
     ]
 
 
-async def of_command(conn: asyncpg.Connection[Any], command_id: str) -> list[Recorded]:
+async def of_command(conn: asyncpg.Connection, command_id: str) -> list[Recorded]:
     """What a command has already caused; empty if it never took effect."""
     rows = await conn.fetch(f"SELECT {_COLUMNS} FROM event_log WHERE command_id = $1 ORDER BY ordinal", command_id)
     return [_recorded(row) for row in rows]
 
 
-async def read_stream(conn: asyncpg.Connection[Any], stream: str, after_version: int = 0) -> list[Recorded]:
+async def read_stream(conn: asyncpg.Connection, stream: str, after_version: int = 0) -> list[Recorded]:
     """A stream's events, oldest first."""
     rows = await conn.fetch(
         f"SELECT {_COLUMNS} FROM event_log WHERE stream = $1 AND version > $2 ORDER BY version", stream, after_version
@@ -121,7 +122,7 @@ async def read_stream(conn: asyncpg.Connection[Any], stream: str, after_version:
 
 
 async def read_all(
-    conn: asyncpg.Connection[Any], after_position: int, limit: int, stream: str | None = None
+    conn: asyncpg.Connection, after_position: int, limit: int, stream: str | None = None
 ) -> list[Recorded]:
     """Events in the order of the log; a reader that remembers the last position misses none."""
     rows = await conn.fetch(
@@ -133,7 +134,7 @@ async def read_all(
     return [_recorded(row) for row in rows]
 
 
-async def verify_chain(conn: asyncpg.Connection[Any]) -> tuple[int, int | None]:
+async def verify_chain(conn: asyncpg.Connection) -> tuple[int, int | None]:
     """(rows checked, position of the first row whose hash does not follow, or None)."""
     prev, checked = b"", 0
     async for row in conn.cursor(f"SELECT {_COLUMNS} FROM event_log ORDER BY position"):

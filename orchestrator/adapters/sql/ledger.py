@@ -1,4 +1,6 @@
-"""The decision ledger: appended by every transaction that offers, starts, expires or withdraws; hash-chained; nothing after it but COMMIT.
+"""The decision ledger: appended by every transaction that offers, starts, expires or withdraws; hash-chained.
+
+Its lock is held to the commit, so nothing follows an append but the event log and COMMIT.
 
 Action ids are ``action_base + index``: int32 (SWUpdate, Zephyr), from 1,000,001 up, never reused, and no range holds a number whose
 digits after the first are all zeros (old Zephyr clients drop the first digit in a cancel).
@@ -12,12 +14,13 @@ from typing import Any
 
 import asyncpg
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.locks import own_ledger
 from orchestrator.errors import ConflictError
 from schemas.ledger import Cause, Entry, Kind
 
-FIRST_ACTION = 1_000_001
 LAST_ACTION = 2**31 - 1
 
 _COLUMNS = (
@@ -47,18 +50,21 @@ def _chain(prev: bytes, entry: Entry) -> bytes:
     return sha256(prev + msgspec.json.encode(entry, order="sorted")).digest()
 
 
-async def reserve_actions(conn: asyncpg.Connection[Any], count: int) -> int:
-    """Reserve ``count`` action ids; the caller's transaction appends their offers. Takes the ledger's lock."""
-    await own_ledger(conn)
-    free = await conn.fetchval("SELECT next_action FROM ledger_head")
-    base = next_base(free, count)
-    if base + count - 1 > LAST_ACTION:
-        raise ActionIdsExhaustedError
-    await conn.execute("UPDATE ledger_head SET next_action = $1", base + count)
-    return base
+async def reserve_actions(engine: AsyncEngine, count: int) -> int:
+    """Reserve ``count`` action ids for ever and return the first; in a transaction of its own, so no slice waits for another.
+
+    Raises ActionIdsExhaustedError.
+    """
+    async with transaction(engine) as conn:
+        free: Any = await conn.fetchval("SELECT next_action FROM action_head FOR UPDATE")
+        base = next_base(free, count)
+        if base + count - 1 > LAST_ACTION:
+            raise ActionIdsExhaustedError
+        await conn.execute("UPDATE action_head SET next_action = $1", base + count)
+        return base
 
 
-async def append(conn: asyncpg.Connection[Any], entries: Sequence[Entry]) -> int:
+async def append(conn: asyncpg.Connection, entries: Sequence[Entry]) -> int:
     """Append rows inside the caller's transaction; returns the head's position."""
     await own_ledger(conn)
     head = await conn.fetchrow("SELECT position, hash FROM ledger_head")
@@ -99,7 +105,7 @@ async def append(conn: asyncpg.Connection[Any], entries: Sequence[Entry]) -> int
     return position
 
 
-async def head(conn: asyncpg.Connection[Any]) -> tuple[int, str]:
+async def head(conn: asyncpg.Connection) -> tuple[int, str]:
     """(position, hex hash) of the last committed row. Stable for a campaign while its control lock is held exclusively."""
     row = await conn.fetchrow("SELECT position, hash FROM ledger_head")
     assert row is not None
@@ -126,7 +132,7 @@ def entry(row: asyncpg.Record) -> Entry:
     )
 
 
-async def read(conn: asyncpg.Connection[Any], after_position: int, limit: int) -> list[Entry]:
+async def read(conn: asyncpg.Connection, after_position: int, limit: int) -> list[Entry]:
     """Rows in order, oldest first."""
     rows = await conn.fetch(
         f"SELECT {_COLUMNS} FROM decision_ledger WHERE position > $1 ORDER BY position LIMIT $2", after_position, limit
@@ -134,7 +140,7 @@ async def read(conn: asyncpg.Connection[Any], after_position: int, limit: int) -
     return [entry(row) for row in rows]
 
 
-async def verify_chain(conn: asyncpg.Connection[Any]) -> tuple[int, int | None]:
+async def verify_chain(conn: asyncpg.Connection) -> tuple[int, int | None]:
     """(rows checked, position of the first row whose hash does not follow, or None)."""
     prev, checked = b"", 0
     async for row in conn.cursor(f"SELECT {_COLUMNS}, prev_hash, hash FROM decision_ledger ORDER BY position"):

@@ -1,14 +1,13 @@
 """The order in which transactions take locks, and the advisory locks among them.
 
-Order: projection_position → pacing → offer_queue / due_queue (SKIP LOCKED) → device_slot → assignment (by device_no, campaign_no) →
-counters → gate (by key) → control → ledger head → event log. Every transaction follows it, so none can deadlock.
+Order: projection_position → pacing → offer_queue / due_queue (SKIP LOCKED) → device_slot insert → assignment (by device_no, campaign_no)
+→ device_slot delete → counters (by key) → gate → control → ledger head → event log. Every transaction follows it. Slots stand on both
+sides of the rows without harm: an offer inserts only where no slot is, a delete happens only where one is, by the row's locker.
 
 Control is a *fair* lock: row locks let new sharers overtake a waiting exclusive locker, so a halt could starve; advisory locks queue.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import asyncpg
 
@@ -16,23 +15,24 @@ CONTROL = 7001
 LEDGER = 7002
 EVENT_LOG = 7003
 RELAY = 7004
+GATE = 7005
 
 
-async def share_control(conn: asyncpg.Connection[Any], campaign_no: int) -> None:
+async def share_control(conn: asyncpg.Connection, campaign_no: int) -> None:
     """Taken by every transaction that offers or starts, before it reads ``control`` in a new statement."""
     await conn.execute("SELECT pg_advisory_xact_lock_shared($1, $2)", CONTROL, campaign_no)
 
 
-async def own_control(conn: asyncpg.Connection[Any], campaign_no: int) -> None:
+async def own_control(conn: asyncpg.Connection, campaign_no: int) -> None:
     """Taken by every transaction that changes ``control``: when it is granted, no offer or start is in flight."""
     await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", CONTROL, campaign_no)
 
 
-async def own_ledger(conn: asyncpg.Connection[Any]) -> None:
+async def own_ledger(conn: asyncpg.Connection) -> None:
     """Held to the commit, so ledger positions become visible in order."""
     await conn.execute("SELECT pg_advisory_xact_lock($1)", LEDGER)
 
 
-async def own_event_log(conn: asyncpg.Connection[Any]) -> None:
+async def own_event_log(conn: asyncpg.Connection) -> None:
     """Held to the commit, so event positions become visible in order; the last lock of any transaction."""
     await conn.execute("SELECT pg_advisory_xact_lock($1)", EVENT_LOG)

@@ -7,10 +7,12 @@ by count, not by share. The migrations create what this module declares; a test 
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
 _HOT: dict[str, Any] = {
@@ -61,13 +63,21 @@ def _json(**kw: Any) -> Any:
     return Field(sa_column=Column(JSONB, **{"nullable": False, **kw}))
 
 
+class _Table(SQLModel):
+    """Tables are named like their classes, in snake case."""
+
+    @declared_attr.directive
+    @classmethod
+    def __tablename__(cls) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+
 # --------------------------------------------------------------------------- truth
 
 
-class EventLog(SQLModel, table=True):
+class EventLog(_Table, table=True):
     """What people and the orchestrator decided; append-only, hash-chained."""
 
-    __tablename__ = "event_log"
     __table_args__: ClassVar[Any] = (UniqueConstraint("stream", "version"), UniqueConstraint("command_id", "ordinal"))
     position: int = _big(primary_key=True)
     stream: str = _text()
@@ -84,20 +94,18 @@ class EventLog(SQLModel, table=True):
     hash: bytes = _bytes()
 
 
-class EventHead(SQLModel, table=True):
+class EventHead(_Table, table=True):
     """One row: the log's last position and hash."""
 
-    __tablename__ = "event_head"
     __table_args__: ClassVar[Any] = _HEAD
     one: int = _small(primary_key=True)
     position: int = _big()
     hash: bytes = _bytes()
 
 
-class DecisionLedger(SQLModel, table=True):
+class DecisionLedger(_Table, table=True):
     """Decisions about single devices, many devices to a row; append-only, hash-chained (``schemas.ledger``)."""
 
-    __tablename__ = "decision_ledger"
     __table_args__: ClassVar[Any] = (
         UniqueConstraint("command_id"),
         Index("decision_ledger_campaign", "campaign_no", "position"),
@@ -121,21 +129,26 @@ class DecisionLedger(SQLModel, table=True):
     hash: bytes = _bytes()
 
 
-class LedgerHead(SQLModel, table=True):
-    """One row: the ledger's last position and hash, and the next free action id."""
+class LedgerHead(_Table, table=True):
+    """One row: the ledger's last position and hash."""
 
-    __tablename__ = "ledger_head"
     __table_args__: ClassVar[Any] = _HEAD
     one: int = _small(primary_key=True)
     position: int = _big()
     hash: bytes = _bytes()
+
+
+class ActionHead(_Table, table=True):
+    """One row: the next free action id. Moved in a transaction of its own, so that nobody waits for it; gaps do no harm."""
+
+    __table_args__: ClassVar[Any] = _HEAD
+    one: int = _small(primary_key=True)
     next_action: int = _big()
 
 
-class DeviceIdentity(SQLModel, table=True):
+class DeviceIdentity(_Table, table=True):
     """Who a device is. Its changes are events too."""
 
-    __tablename__ = "device_identity"
     device_no: int = _int(primary_key=True)
     device_id: str = _text(unique=True)
     hardware_model: str = _text()
@@ -146,15 +159,13 @@ class DeviceIdentity(SQLModel, table=True):
 # --------------------------------------------------------------------------- registry (projections of the event log)
 
 
-class HardwareModel(SQLModel, table=True):
-    __tablename__ = "hardware_model"
+class HardwareModel(_Table, table=True):
     name: str = _text(primary_key=True)
     profile: dict[str, Any] = _json()
     created_at: int = _big()
 
 
-class TrustedKey(SQLModel, table=True):
-    __tablename__ = "trusted_key"
+class TrustedKey(_Table, table=True):
     key_id: str = _text(primary_key=True)
     hardware_model: str = _text(primary_key=True)
     algorithm: str = _text()
@@ -162,8 +173,7 @@ class TrustedKey(SQLModel, table=True):
     added_at: int = _big()
 
 
-class Artifact(SQLModel, table=True):
-    __tablename__ = "artifact"
+class Artifact(_Table, table=True):
     sha256: str = _text(primary_key=True)
     hardware_model: str = _text(primary_key=True)
     sha1: str = _text()
@@ -174,8 +184,7 @@ class Artifact(SQLModel, table=True):
     stored_at: int = _big()
 
 
-class Release(SQLModel, table=True):
-    __tablename__ = "release"
+class Release(_Table, table=True):
     release_id: str = _text(primary_key=True)
     name: str = _text()
     version: str = _text()
@@ -185,8 +194,7 @@ class Release(SQLModel, table=True):
     created_at: int = _big()
 
 
-class ApiKey(SQLModel, table=True):
-    __tablename__ = "api_key"
+class ApiKey(_Table, table=True):
     key_id: str = _text(primary_key=True)
     name: str = _text()
     scopes: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
@@ -196,10 +204,9 @@ class ApiKey(SQLModel, table=True):
     revoked_at: int | None = _big(nullable=True)
 
 
-class Idempotency(SQLModel, table=True):
+class Idempotency(_Table, table=True):
     """Answers of POSTs by principal and key, stored in the transaction of their effect where there is one."""
 
-    __tablename__ = "idempotency"
     principal: str = _text(primary_key=True)
     key: str = _text(primary_key=True)
     fingerprint: str = _text()
@@ -211,10 +218,9 @@ class Idempotency(SQLModel, table=True):
 # --------------------------------------------------------------------------- campaigns
 
 
-class Campaign(SQLModel, table=True):
+class Campaign(_Table, table=True):
     """The campaign's current state, folded from its stream in the transaction of each append."""
 
-    __tablename__ = "campaign"
     campaign_no: int = _int(primary_key=True)
     campaign_id: str = _text(unique=True)
     name: str = _text()
@@ -236,10 +242,9 @@ class Campaign(SQLModel, table=True):
     updated_at: int = _big()
 
 
-class Control(SQLModel, table=True):
+class Control(_Table, table=True):
     """May this campaign offer? Read under the shared control lock, changed under the exclusive one. Stratum -1 is the campaign."""
 
-    __tablename__ = "control"
     __table_args__: ClassVar[Any] = _HEAD
     campaign_no: int = _int(primary_key=True)
     stratum: int = _small(primary_key=True)
@@ -248,27 +253,26 @@ class Control(SQLModel, table=True):
     gate_epoch: int = _small()
 
 
-class Stratum(SQLModel, table=True):
-    __tablename__ = "stratum"
+class Stratum(_Table, table=True):
     campaign_no: int = _int(primary_key=True)
     stratum: int = _small(primary_key=True)
     key: str = _text()
 
 
-class Pacing(SQLModel, table=True):
+class Pacing(_Table, table=True):
     """Held exclusively by the slice transaction: room is granted in one place."""
 
-    __tablename__ = "pacing"
     __table_args__: ClassVar[Any] = _HEAD
     campaign_no: int = _int(primary_key=True)
     granted: int = _big()
-    phase: int = _small()
-    granted_in_phase: int = _big()
     slices: int = _big()
+    phase: int = _small()
+    """The phase whose token bucket ``credit`` and ``bucket_at`` are."""
+    credit: int = _big()
+    bucket_at: int = _big()
 
 
-class OfferQueue(SQLModel, table=True):
-    __tablename__ = "offer_queue"
+class OfferQueue(_Table, table=True):
     __table_args__: ClassVar[Any] = _QUEUE
     campaign_no: int = _int(primary_key=True)
     phase: int = _small(primary_key=True)
@@ -279,8 +283,7 @@ class OfferQueue(SQLModel, table=True):
     not_before: int = _big()
 
 
-class DueQueue(SQLModel, table=True):
-    __tablename__ = "due_queue"
+class DueQueue(_Table, table=True):
     __table_args__: ClassVar[Any] = _QUEUE
     due_at: int = _big(primary_key=True)
     campaign_no: int = _int(primary_key=True)
@@ -289,20 +292,18 @@ class DueQueue(SQLModel, table=True):
     what: str = _text(primary_key=True)
 
 
-class DeviceSlot(SQLModel, table=True):
+class DeviceSlot(_Table, table=True):
     """At most one assignment that may touch a device's slots: the primary key is the law."""
 
-    __tablename__ = "device_slot"
     __table_args__: ClassVar[Any] = _HOT
     device_no: int = _int(primary_key=True)
     campaign_no: int = _int()
     attempt: int = _small()
 
 
-class Assignment(SQLModel, table=True):
+class Assignment(_Table, table=True):
     """One row per (device, campaign), inserted at the first offer; ``orchestrator.domain.assignment`` says what each column means."""
 
-    __tablename__ = "assignment"
     __table_args__: ClassVar[Any] = (Index("assignment_campaign", "campaign_no", "device_no"), _HOT)
     device_no: int = _int(primary_key=True)
     campaign_no: int = _int(primary_key=True)
@@ -325,10 +326,9 @@ class Assignment(SQLModel, table=True):
     failed_class: str | None = _text(nullable=True)
 
 
-class Counter(SQLModel, table=True):
+class Counter(_Table, table=True):
     """Rows by state, for display; summed over shards when read."""
 
-    __tablename__ = "counter"
     __table_args__: ClassVar[Any] = _COUNTER
     campaign_no: int = _int(primary_key=True)
     phase: int = _small(primary_key=True)
@@ -338,10 +338,9 @@ class Counter(SQLModel, table=True):
     n: int = _big()
 
 
-class GateCount(SQLModel, table=True):
+class GateCount(_Table, table=True):
     """What the halt rules read: devices started and failed, per epoch that started them."""
 
-    __tablename__ = "gate_count"
     __table_args__: ClassVar[Any] = _COUNTER
     campaign_no: int = _int(primary_key=True)
     gate_epoch: int = _small(primary_key=True)
@@ -352,10 +351,9 @@ class GateCount(SQLModel, table=True):
     failed: int = _big()
 
 
-class Maturity(SQLModel, table=True):
+class Maturity(_Table, table=True):
     """What the promote test reads: outcomes filed under the time of the first start (``assignment.maturity``)."""
 
-    __tablename__ = "maturity"
     __table_args__: ClassVar[Any] = _COUNTER
     campaign_no: int = _int(primary_key=True)
     phase: int = _small(primary_key=True)
@@ -368,10 +366,9 @@ class Maturity(SQLModel, table=True):
     excluded: int = _big()
 
 
-class Gate(SQLModel, table=True):
+class Gate(_Table, table=True):
     """The last evaluation of each rule in each scope."""
 
-    __tablename__ = "gate"
     __table_args__: ClassVar[Any] = _HEAD
     campaign_no: int = _int(primary_key=True)
     rule: str = _text(primary_key=True)
@@ -388,10 +385,9 @@ class Gate(SQLModel, table=True):
 # --------------------------------------------------------------------------- devices and facts
 
 
-class Device(SQLModel, table=True):
+class Device(_Table, table=True):
     """The twin: what the device says of itself."""
 
-    __tablename__ = "device"
     __table_args__: ClassVar[Any] = _HOT
     device_no: int = _int(primary_key=True)
     device_id: str = _text()
@@ -403,19 +399,17 @@ class Device(SQLModel, table=True):
     reported_at: int | None = _big(nullable=True)
 
 
-class Presence(SQLModel, table=True):
+class Presence(_Table, table=True):
     """Last poll; coalesced and losable, never part of a decision that must not be wrong."""
 
-    __tablename__ = "presence"
     __table_args__: ClassVar[Any] = _HOT
     device_no: int = _int(primary_key=True)
     last_seen_at: int = _big()
 
 
-class ProjectionPosition(SQLModel, table=True):
+class ProjectionPosition(_Table, table=True):
     """The read position of a projection: moved only together with its effects."""
 
-    __tablename__ = "projection_position"
     __table_args__: ClassVar[Any] = _HEAD
     projection: str = _text(primary_key=True)
     topic: str = _text(primary_key=True)
@@ -426,10 +420,9 @@ class ProjectionPosition(SQLModel, table=True):
     epoch: int = _big()
 
 
-class Timeline(SQLModel, table=True):
+class Timeline(_Table, table=True):
     """Every fact that was applied, by record; repeated statements share ``event_id``."""
 
-    __tablename__ = "timeline"
     __table_args__: ClassVar[Any] = (Index("timeline_device", "device_no", "recorded_at"),)
     partition: int = _int(primary_key=True)
     offset: int = _big(primary_key=True)
@@ -444,10 +437,9 @@ class Timeline(SQLModel, table=True):
     detail: str | None = _text(nullable=True)
 
 
-class DeadLetter(SQLModel, table=True):
+class DeadLetter(_Table, table=True):
     """Records that could not be applied, kept whole, written in the transaction that passed them."""
 
-    __tablename__ = "dead_letter"
     topic: str = _text(primary_key=True)
     partition: int = _int(primary_key=True)
     offset: int = _big(primary_key=True)
@@ -459,10 +451,9 @@ class DeadLetter(SQLModel, table=True):
     recorded_at: int = _big()
 
 
-class ReportOverlay(SQLModel, table=True):
+class ReportOverlay(_Table, table=True):
     """Reports answered before their projection: every offer read joins it, the projector removes it."""
 
-    __tablename__ = "report_overlay"
     __table_args__: ClassVar[Any] = _QUEUE
     device_no: int = _int(primary_key=True)
     action_id: int = _big(primary_key=True)
@@ -471,10 +462,9 @@ class ReportOverlay(SQLModel, table=True):
     offset: int = _big()
 
 
-class RelayPosition(SQLModel, table=True):
+class RelayPosition(_Table, table=True):
     """How far a consumer of the event log has come: ``kafka``, ``temporal``."""
 
-    __tablename__ = "relay_position"
     __table_args__: ClassVar[Any] = _HEAD
     consumer: str = _text(primary_key=True)
     position: int = _big()

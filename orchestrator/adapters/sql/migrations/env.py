@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from alembic import context
+from sqlmodel import SQLModel
 
 from orchestrator.adapters.sql import tables  # noqa: F401  (declares the metadata)
-from sqlmodel import SQLModel
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=SQLModel.metadata)
 context.run_migrations()

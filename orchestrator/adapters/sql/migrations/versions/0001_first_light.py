@@ -68,6 +68,11 @@ CREATE TABLE ledger_head (
     one SMALLINT NOT NULL,
     position BIGINT NOT NULL,
     hash BYTEA NOT NULL,
+    PRIMARY KEY (one)
+) WITH (fillfactor = 30);
+
+CREATE TABLE action_head (
+    one SMALLINT NOT NULL,
     next_action BIGINT NOT NULL,
     PRIMARY KEY (one)
 ) WITH (fillfactor = 30);
@@ -184,9 +189,10 @@ CREATE TABLE stratum (
 CREATE TABLE pacing (
     campaign_no INTEGER NOT NULL,
     granted BIGINT NOT NULL,
-    phase SMALLINT NOT NULL,
-    granted_in_phase BIGINT NOT NULL,
     slices BIGINT NOT NULL,
+    phase SMALLINT NOT NULL,
+    credit BIGINT NOT NULL,
+    bucket_at BIGINT NOT NULL,
     PRIMARY KEY (campaign_no)
 ) WITH (fillfactor = 30);
 
@@ -368,7 +374,8 @@ CREATE SEQUENCE campaign_no;
 CREATE SEQUENCE device_no;
 
 INSERT INTO event_head (one, position, hash) VALUES (1, 0, '');
-INSERT INTO ledger_head (one, position, hash, next_action) VALUES (1, 0, '', 1000001);
+INSERT INTO ledger_head (one, position, hash) VALUES (1, 0, '');
+INSERT INTO action_head (one, next_action) VALUES (1, 1000001);
 INSERT INTO relay_position (consumer, position) VALUES ('kafka', 0), ('temporal', 0);
 """
 

@@ -1,0 +1,45 @@
+"""``orchestrator.app.ports.Decisions`` on PostgreSQL: a façade over the transactions, each in its own module."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.adapters.sql.campaigns import CampaignNotFoundError
+from orchestrator.adapters.sql.dispatch import dispatch
+from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.enrolment import enrol
+from orchestrator.adapters.sql.gate_reading import read_gate
+from orchestrator.adapters.sql.rules import RulesCache
+from orchestrator.adapters.sql.sweep import sweep
+from orchestrator.app.ports import DeadlineSweep, DispatchedSlice, GateReading
+from orchestrator.domain.campaign import Campaign
+
+
+class SqlDecisions:
+    """Decisions about devices. Shares one cache of dossiers; safe to call concurrently."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._cache = RulesCache()
+        self._numbers: dict[str, int] = {}
+
+    async def _no(self, campaign_id: str) -> int:
+        if campaign_id not in self._numbers:
+            async with transaction(self._engine) as conn:
+                no = await conn.fetchval("SELECT campaign_no FROM campaign WHERE campaign_id = $1", campaign_id)
+            if no is None:
+                raise CampaignNotFoundError(f"There is no campaign {campaign_id}.")
+            self._numbers[campaign_id] = no
+        return self._numbers[campaign_id]
+
+    async def enrol(self, campaign_id: str, now: int) -> Campaign:
+        return await enrol(self._engine, self._cache, campaign_id, now)
+
+    async def dispatch(self, campaign_id: str, phase: int, limit: int, now: int) -> DispatchedSlice:
+        return await dispatch(self._engine, self._cache, await self._no(campaign_id), phase, limit, now)
+
+    async def sweep(self, campaign_id: str, now: int, facts_until: int) -> DeadlineSweep:
+        return await sweep(self._engine, self._cache, await self._no(campaign_id), now, facts_until)
+
+    async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
+        return await read_gate(self._engine, self._cache, await self._no(campaign_id), phase, now)

@@ -1,0 +1,227 @@
+"""The slice transaction: the one place where room is granted.
+
+It holds the campaign's pacing row exclusively, so parallel slices never see the same room, and takes the control lock before
+it appends: a slice that commits was allowed at its commit. Busy devices go back into the queue, because claiming took them out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.adapters.sql import ledger, rows
+from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.locks import share_control
+from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
+from orchestrator.app.ports import DispatchedSlice
+from orchestrator.domain import pacing
+from orchestrator.domain.assignment import ACTIVE, Offer, due, offered, offered_again
+from orchestrator.domain.campaign import CampaignState
+from schemas.ledger import Entry, Kind
+
+SHARD = 100
+"""Counter shard of slices; projectors use their partitions' numbers, 0 to 63."""
+
+BUSY_RETRY_MS = 5_000
+"""A device that is busy with another assignment is looked at again after this long."""
+
+_CLAIM = """DELETE FROM offer_queue q USING (
+    SELECT rank FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3
+    ORDER BY rank LIMIT $4 FOR UPDATE SKIP LOCKED) c
+WHERE q.campaign_no = $1 AND q.phase = $2 AND q.rank = c.rank RETURNING q.rank, q.device_no, q.stratum, q.attempt"""
+_SLOTS = """INSERT INTO device_slot (device_no, campaign_no, attempt)
+SELECT d, $2, a FROM unnest($1::int[], $3::smallint[]) u(d, a) ORDER BY d ON CONFLICT DO NOTHING RETURNING device_no"""
+
+
+class _StoppedError(Exception):
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+
+async def control_state(conn: asyncpg.Connection, campaign_no: int) -> tuple[str, int, int]:
+    """(state, version, gate epoch) of a campaign's control row; a statement of its own, after the lock."""
+    row = await conn.fetchrow(
+        "SELECT state, version, gate_epoch FROM control WHERE campaign_no = $1 AND stratum = -1", campaign_no
+    )
+    if row is None:
+        return "none", 0, 0
+    return row["state"], row["version"], row["gate_epoch"]
+
+
+async def in_flight(conn: asyncpg.Connection, campaign_no: int) -> int:
+    """Offers outstanding or started and not yet ended."""
+    total: Any = await conn.fetchval(
+        "SELECT coalesce(sum(n), 0)::bigint FROM counter WHERE campaign_no = $1 AND state = ANY($2::text[])",
+        campaign_no,
+        sorted(state.value for state in ACTIVE),
+    )
+    return total
+
+
+async def _left(conn: asyncpg.Connection, campaign_no: int, phase: int) -> tuple[int, int | None]:
+    row = await conn.fetchrow(
+        "SELECT count(*) AS n, min(not_before) AS next FROM"
+        " (SELECT not_before FROM offer_queue WHERE campaign_no = $1 AND phase = $2 LIMIT 1000) q",
+        campaign_no,
+        phase,
+    )
+    assert row is not None
+    return row["n"], row["next"]
+
+
+async def dispatch(
+    engine: AsyncEngine, cache: RulesCache, campaign_no: int, phase: int, limit: int, now: int
+) -> DispatchedSlice:
+    """One slice. ``remaining`` counts at most 1,000: it answers whether the queue is empty."""
+    try:
+        async with transaction(engine) as conn:
+            return await _dispatch(engine, conn, cache, campaign_no, phase, limit, now)
+    except _StoppedError as stopped:
+        async with transaction(engine) as conn:
+            remaining, _ = await _left(conn, campaign_no, phase)
+        return DispatchedSlice(granted=0, remaining=remaining, state=stopped.state, room=0)
+
+
+async def _dispatch(
+    engine: AsyncEngine,
+    conn: asyncpg.Connection,
+    cache: RulesCache,
+    campaign_no: int,
+    phase: int,
+    limit: int,
+    now: int,
+) -> DispatchedSlice:
+    held = await conn.fetchrow("SELECT * FROM pacing WHERE campaign_no = $1 FOR UPDATE", campaign_no)
+    state, _, _ = await control_state(conn, campaign_no)
+    if held is None or state != CampaignState.RUNNING:
+        raise _StoppedError(state)
+    rules = (await cache.get(conn, [campaign_no]))[campaign_no]
+    spec = rules.dossier.plan.phases[phase]
+    promoted: Any = await conn.fetchval("SELECT promoted_since_halt FROM campaign WHERE campaign_no = $1", campaign_no)
+    cap = pacing.in_flight_cap(
+        rules.dossier.plan.max_in_flight.initial,
+        rules.dossier.plan.max_in_flight.maximum,
+        promoted,
+        spec.max_in_flight,
+    )
+    bucket, available = None, None
+    if spec.rate is not None:
+        bucket = (
+            pacing.Bucket(held["credit"], held["bucket_at"])
+            if held["phase"] == phase
+            else pacing.full_bucket(spec.rate.per_minute, now)
+        )
+        available = pacing.tokens(bucket, spec.rate.per_minute, now)
+    room = pacing.grant(cap=cap, in_flight=await in_flight(conn, campaign_no), available=available, slice_size=limit)
+    granted = await _offer(engine, conn, rules, phase, room, now) if room else 0
+    if granted:
+        if bucket is not None and spec.rate is not None:
+            bucket = pacing.spend(bucket, spec.rate.per_minute, now, granted)
+        await conn.execute(
+            "UPDATE pacing SET granted = granted + $2, slices = slices + 1, phase = $3, credit = $4, bucket_at = $5"
+            " WHERE campaign_no = $1",
+            campaign_no,
+            granted,
+            phase,
+            bucket.credit if bucket else 0,
+            bucket.at_ms if bucket else now,
+        )
+    remaining, next_due = await _left(conn, campaign_no, phase)
+    return DispatchedSlice(granted=granted, remaining=remaining, state=state, room=room - granted, next_due_at=next_due)
+
+
+async def _offer(
+    engine: AsyncEngine, conn: asyncpg.Connection, rules: CampaignRules, phase: int, room: int, now: int
+) -> int:
+    claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room)
+    if not claimed:
+        return 0
+    attempts = {row["device_no"]: row["attempt"] for row in claimed}
+    strata = {row["device_no"]: row["stratum"] for row in claimed}
+    devices = sorted(attempts)
+    free = [
+        row["device_no"] for row in await conn.fetch(_SLOTS, devices, rules.campaign_no, [attempts[d] for d in devices])
+    ]
+    busy = [row for row in claimed if row["device_no"] not in set(free)]
+    if busy:
+        await conn.copy_records_to_table(
+            "offer_queue",
+            records=[
+                (
+                    rules.campaign_no,
+                    phase,
+                    row["rank"],
+                    row["device_no"],
+                    row["stratum"],
+                    row["attempt"],
+                    now + BUSY_RETRY_MS,
+                )
+                for row in busy
+            ],
+        )
+    if not free:
+        return 0
+    _, _, epoch = await control_state(conn, rules.campaign_no)
+    placed = await _place(engine, rules.campaign_no, phase, epoch, now, free, attempts)
+    changes = rows.Changes({rules.campaign_no: rules}, SHARD)
+    existing = await rows.lock(conn, [(device, rules.campaign_no) for device in free if attempts[device] > 1])
+    deadlines: list[tuple[int, int, int, int, str]] = []
+    for entry in placed:
+        assert entry.attempt is not None
+        assert entry.action_base is not None
+        for index, device in enumerate(entry.device_nos):
+            offer = Offer(attempt=entry.attempt, action_id=entry.action_base + index, gate_epoch=epoch, at=now)
+            old = existing.get((device, rules.campaign_no))
+            new = (
+                offered(rules.campaign_no, device, phase, strata[device], offer)
+                if old is None
+                else offered_again(old, offer)
+            )
+            changes.add(old, new)
+            what = due(new, rules.offer_ttl, rules.confirm_deadline)
+            assert what is not None
+            deadlines.append((what[1], rules.campaign_no, device, new.attempt, what[0]))
+    await rows.queue_due(conn, deadlines)
+    await changes.write(conn)
+    await share_control(conn, rules.campaign_no)
+    state, version, still = await control_state(conn, rules.campaign_no)
+    if state != CampaignState.RUNNING or still != epoch:
+        raise _StoppedError(state)
+    await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])
+    return len(free)
+
+
+async def _place(
+    engine: AsyncEngine,
+    campaign_no: int,
+    phase: int,
+    epoch: int,
+    now: int,
+    devices: Sequence[int],
+    attempts: Mapping[int, int],
+) -> list[Entry]:
+    """Offer rows, one per attempt number, with action ids reserved for all of them."""
+    by_attempt: dict[int, list[int]] = defaultdict(list)
+    for device in sorted(devices):
+        by_attempt[attempts[device]].append(device)
+    base = await ledger.reserve_actions(engine, len(devices))
+    placed: list[Entry] = []
+    for attempt in sorted(by_attempt):
+        placed.append(
+            Entry(
+                campaign_no=campaign_no,
+                kind=Kind.OFFER,
+                device_nos=by_attempt[attempt],
+                at=now,
+                phase=phase,
+                gate_epoch=epoch,
+                attempt=attempt,
+                action_base=base,
+            )
+        )
+        base += len(by_attempt[attempt])
+    return placed

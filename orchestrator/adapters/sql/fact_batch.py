@@ -1,0 +1,180 @@
+"""From records to what a projecting transaction needs: decoded, checked, resolved; or a dead letter with its reason.
+
+A record can be refused for what it says, never for what it costs: nothing here raises for bad input, so no record can block a partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import asyncpg
+import msgspec
+
+from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
+from orchestrator.domain.assignment import Observation, State
+from schemas import device_events as d
+
+MAX_RECORD = 1 << 20
+"""Bytes. Larger than any client's report; the gateway refuses far smaller ones."""
+_MAX_INT = 2**31 - 1
+_MAX_TIME = 2**53
+
+
+class Record(Protocol):
+    """What the consumer delivers (aiokafka's ConsumerRecord)."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A fact about an assignment, with where it stands in the log."""
+
+    campaign_no: int
+    device_no: int
+    observation: Observation
+    partition: int
+    offset: int
+
+
+@dataclass(slots=True)
+class FactBatch:
+    """A transaction's worth of records."""
+
+    seen: list[Seen] = field(default_factory=list)
+    attributes: dict[int, list[tuple[int, d.Attributes]]] = field(default_factory=dict)
+    """Device number to (recorded_at, report), in the order of the log."""
+    timeline: list[tuple[Any, ...]] = field(default_factory=list)
+    dead: list[tuple[Any, ...]] = field(default_factory=list)
+
+
+class _RefusedError(Exception):
+    def __init__(self, code: str, detail: str, event_id: str | None = None) -> None:
+        self.code, self.detail, self.event_id = code, detail, event_id
+
+
+def _clean(text: str | None, limit: int) -> str | None:
+    # PostgreSQL's text holds no NUL.
+    return None if text is None else text.replace("\0", "")[:limit]
+
+
+def _event(record: Record) -> d.DeviceEvent:
+    if record.value is None:
+        raise _RefusedError("event.empty", "The record has no value.")
+    if len(record.value) > MAX_RECORD:
+        raise _RefusedError("event.too_large", f"The record has {len(record.value)} bytes.")
+    try:
+        event = d.decode_event(record.value)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _RefusedError("event.malformed", str(error)) from error
+    event_id = _clean(event.id, 64)
+    if event.type not in d.TYPES:
+        raise _RefusedError("event.unknown_type", f"There is no event type {event.type!r}.", event_id)
+    if event.v != d.VERSION:
+        raise _RefusedError("event.unknown_version", f"{event.type} has no version {event.v}.", event_id)
+    if not 0 < event.device_no <= _MAX_INT or not 0 < event.recorded_at < _MAX_TIME:
+        raise _RefusedError("event.out_of_range", "device_no or recorded_at is out of range.", event_id)
+    return event
+
+
+async def _resolve(
+    conn: asyncpg.Connection, actions: ActionRanges, event: d.DeviceEvent
+) -> tuple[d.Report, ActionRange]:
+    try:
+        report = d.decode_report(event.data)
+    except msgspec.DecodeError as error:
+        raise _RefusedError("event.malformed", str(error), event.id) from error
+    if not 0 < report.action_id <= _MAX_INT:
+        raise _RefusedError("event.out_of_range", "action_id is out of range.", event.id)
+    given = await actions.find(conn, report.action_id)
+    if given is None:
+        raise _RefusedError("event.unknown_action", f"Action {report.action_id} was never given.", event.id)
+    if given.device(report.action_id) != event.device_no:
+        raise _RefusedError("event.foreign_action", f"Action {report.action_id} was given to another device.", event.id)
+    return report, given
+
+
+async def _take(
+    conn: asyncpg.Connection, actions: ActionRanges, batch: FactBatch, partition: int, record: Record
+) -> None:
+    event = _event(record)
+    event_id = _clean(event.id, 64)
+    if event.type == d.ATTRIBUTES:
+        try:
+            reported = d.decode_attributes(event.data)
+        except msgspec.DecodeError as error:
+            raise _RefusedError("event.malformed", str(error), event_id) from error
+        batch.attributes.setdefault(event.device_no, []).append((event.recorded_at, reported))
+        row = (None, None, event_id, event.type, event.recorded_at, None, None, None)
+    else:
+        report, given = await _resolve(conn, actions, event)
+        failure_class, reason = _clean(report.failure_class, 32), _clean(report.reason, 64)
+        state = d.UPDATE_STATES.get(event.type)
+        if state is not None:
+            observation = Observation(
+                attempt=given.attempt,
+                state=State(state),
+                at=event.recorded_at,
+                failure_class=failure_class,
+                reason=reason,
+                gate_epoch=given.gate_epoch,
+            )
+            batch.seen.append(Seen(given.campaign_no, event.device_no, observation, partition, record.offset))
+        row = (
+            given.campaign_no,
+            given.attempt,
+            event_id,
+            event.type,
+            event.recorded_at,
+            failure_class,
+            reason,
+            _clean(report.detail, 1024),
+        )
+    batch.timeline.append((partition, record.offset, event.device_no, *row))
+
+
+async def read_batch(
+    conn: asyncpg.Connection,
+    actions: ActionRanges,
+    topic: str,
+    records: dict[int, Sequence[Record]],
+    now: int,
+) -> FactBatch:
+    """Decode and resolve ``records`` by partition."""
+    batch = FactBatch()
+    for partition, items in sorted(records.items()):
+        for record in items:
+            try:
+                await _take(conn, actions, batch, partition, record)
+            except _RefusedError as refused:
+                batch.dead.append(
+                    dead_letter(topic, partition, record, refused.code, refused.detail, refused.event_id, now)
+                )
+    return batch
+
+
+def dead_letter(
+    topic: str, partition: int, record: Record, code: str, detail: str, event_id: str | None, now: int
+) -> tuple[Any, ...]:
+    """A row of ``dead_letter``. Its time is the broker's where the record has one, so that a rebuild gives the same row."""
+    at = getattr(record, "timestamp", None)
+    return (
+        topic,
+        partition,
+        record.offset,
+        code,
+        detail.replace("\0", "")[:1024],
+        event_id,
+        record.key,
+        record.value or b"",
+        now if at is None or at < 0 else at,
+    )

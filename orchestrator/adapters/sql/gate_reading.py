@@ -1,0 +1,57 @@
+"""What the promote test of a phase reads, in one snapshot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.adapters.sql.engine import driver
+from orchestrator.adapters.sql.rules import RulesCache
+from orchestrator.app.ports import GateReading
+from orchestrator.domain.assignment import ACTIVE, State
+
+
+async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, phase: int, now: int) -> GateReading:
+    """Matured devices are those of buckets that ended at least one confirm deadline before ``now`` (ms)."""
+    async with driver(engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+        rules = (await cache.get(conn, [campaign_no]))[campaign_no]
+        ripe = (now - rules.confirm_deadline) // rules.bucket  # buckets below this number ended before the cut
+        mature = await conn.fetch(
+            "SELECT m.stratum, sum(m.started)::bigint AS started, sum(m.good)::bigint AS good,"
+            " sum(m.excluded)::bigint AS excluded FROM maturity m JOIN control k"
+            " ON k.campaign_no = m.campaign_no AND k.stratum = -1 AND k.gate_epoch = m.gate_epoch"
+            " WHERE m.campaign_no = $1 AND m.phase = $2 AND m.bucket < $3 GROUP BY m.stratum",
+            campaign_no,
+            phase,
+            ripe,
+        )
+        states = await conn.fetch(
+            "SELECT phase, state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 GROUP BY phase, state",
+            campaign_no,
+        )
+        queued: Any = await conn.fetchval(
+            "SELECT count(*) FROM (SELECT 1 FROM offer_queue WHERE campaign_no = $1 AND phase = $2 LIMIT 1000) q",
+            campaign_no,
+            phase,
+        )
+    share = rules.dossier.phases[phase].strata
+    strata = {key: 0 for key in sorted(share) if share[key]}
+    matured = good = 0
+    for row in mature:
+        counted = row["started"] - row["excluded"]
+        matured, good = matured + counted, good + row["good"]
+        strata[rules.strata[row["stratum"]]] = counted
+    by_state: dict[str, int] = defaultdict(int)
+    for row in states:
+        by_state[row["state"]] += row["n"]
+    return GateReading(
+        matured=matured,
+        failures=matured - good,
+        strata=strata,
+        in_flight=sum(by_state[state.value] for state in ACTIVE),
+        queued=queued,
+        confirmed=by_state[State.CONFIRMED.value],
+        failed=by_state[State.FAILED.value] + by_state[State.REVERTED.value],
+    )

@@ -1,0 +1,149 @@
+"""The halt rules, evaluated in the transaction that added the failures.
+
+The counters are read after the gate's lock is held and in one statement, so n and f are of one snapshot and no failure is left out:
+of two transactions that add failures at once, the second sees the first one's. A crossing appends the halt and closes control in the
+same transaction; at its commit no offer or start of the campaign is in flight, because those hold the control lock shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from orchestrator.adapters.sql import campaigns
+from orchestrator.adapters.sql.locks import GATE
+from orchestrator.adapters.sql.rules import CampaignRules
+from orchestrator.app.ports import Meta
+from orchestrator.domain import campaign as c
+from orchestrator.domain.boundary import f_star
+from orchestrator.domain.gate import Cell, HaltVerdict, RuleCount, Verdict, evaluate_halt, suspects, tally
+from schemas.campaign_events import CampaignHalted, StratumCount
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A release failure that a transaction added, for the record of what crossed."""
+
+    at: int
+    fact: dict[str, Any] | None = None
+
+
+async def evaluate(
+    conn: asyncpg.Connection, rules: CampaignRules, failures: Sequence[Failure], now: int
+) -> CampaignHalted | None:
+    """Evaluate every halt rule of a campaign; on a crossing halt it. Returns the halt that this transaction appended."""
+    await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", GATE, rules.campaign_no)
+    control = await conn.fetchrow(
+        "SELECT state, gate_epoch FROM control WHERE campaign_no = $1 AND stratum = -1", rules.campaign_no
+    )
+    if control is None:
+        return None
+    epoch: int = control["gate_epoch"]
+    rows = await conn.fetch(
+        "SELECT phase, stratum, sum(started)::bigint AS n, sum(failed)::bigint AS f FROM gate_count"
+        " WHERE campaign_no = $1 AND gate_epoch = $2 GROUP BY phase, stratum",
+        rules.campaign_no,
+        epoch,
+    )
+    cells = [Cell(row["phase"], rules.strata[row["stratum"]], row["n"], row["f"]) for row in rows]
+    counts = tally(rules.dossier.rules, cells)
+    verdict = evaluate_halt(counts)
+    await _record(conn, rules.campaign_no, epoch, counts, verdict, now)
+    if verdict is None or control["state"] not in {c.CampaignState.RUNNING, c.CampaignState.PAUSED}:
+        return None
+    return await _halt(conn, rules, epoch, cells, verdict, failures)
+
+
+async def _record(
+    conn: asyncpg.Connection,
+    campaign_no: int,
+    epoch: int,
+    counts: Sequence[RuleCount],
+    verdict: HaltVerdict | None,
+    now: int,
+) -> None:
+    rows = [
+        (
+            campaign_no,
+            count.table.name,
+            count.scope_key,
+            epoch,
+            count.n,
+            count.f,
+            f_star(count.table.horizons, count.n),
+            str(Verdict.HALT if _is(verdict, count) else Verdict.HOLD),
+            "evidence",
+            now,
+        )
+        for count in sorted(counts, key=lambda item: (item.table.name, item.scope_key))
+    ]
+    await conn.executemany(
+        "INSERT INTO gate AS t (campaign_no, rule, scope, gate_epoch, n, f, bound, verdict, reason, evaluated_at)"
+        " VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) ON CONFLICT (campaign_no, rule, scope, gate_epoch) DO UPDATE"
+        " SET n = excluded.n, f = excluded.f, bound = excluded.bound, evaluated_at = excluded.evaluated_at,"
+        " verdict = CASE WHEN t.verdict = 'halt' THEN t.verdict ELSE excluded.verdict END",
+        rows,
+    )
+
+
+def _is(verdict: HaltVerdict | None, count: RuleCount) -> bool:
+    return verdict is not None and (verdict.rule, verdict.scope_key) == (count.table.name, count.scope_key)
+
+
+async def _halt(
+    conn: asyncpg.Connection,
+    rules: CampaignRules,
+    epoch: int,
+    cells: Sequence[Cell],
+    verdict: HaltVerdict,
+    failures: Sequence[Failure],
+) -> CampaignHalted | None:
+    strata: dict[str, tuple[int, int]] = {}
+    for cell in cells:
+        n, f = strata.get(cell.stratum, (0, 0))
+        strata[cell.stratum] = n + cell.n, f + cell.f
+    blamed = suspects(strata, verdict.p0)
+    named = {item.stratum for item in blamed}
+    breakdown = [StratumCount(stratum=s.stratum, started=s.n, failures=s.f, log_e=s.log_e) for s in blamed]
+    breakdown += [
+        StratumCount(stratum=key, started=n, failures=f, log_e=0.0)
+        for key, (n, f) in sorted(strata.items())
+        if key not in named
+    ]
+    # The failures of one transaction count together; the one that reached the bound is the one that crossed.
+    before = verdict.f - len(failures)
+    crossing = failures[min(len(failures) - 1, max(0, verdict.f_star - before - 1))] if failures else None
+
+    def build(campaign: c.Campaign, standing: Any) -> c.Command:
+        return c.Halt(
+            event=CampaignHalted(
+                by="gate",
+                reason=verdict.detail,
+                phase=campaign.phase,
+                gate_epoch=epoch,
+                ledger_position=standing.ledger_position,
+                rule=verdict.rule,
+                scope=verdict.scope_key,
+                n=verdict.n,
+                f=verdict.f,
+                bound=verdict.f_star,
+                log_e=verdict.log_e,
+                p0=verdict.p0,
+                alpha=verdict.alpha,
+                strata=breakdown,
+                failed_at=None if crossing is None else crossing.at,
+                fact=None if crossing is None else crossing.fact,
+            )
+        )
+
+    done = await campaigns.execute(
+        conn,
+        rules.campaign_id,
+        build,
+        command_id=f"halt/{rules.campaign_id}/{verdict.scope_key}/{epoch}",
+        meta=Meta(actor="gate", reason=verdict.detail),
+    )
+    return done.events[0].event if done.events else None

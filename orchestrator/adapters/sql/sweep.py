@@ -1,0 +1,200 @@
+"""Deadlines, and what a halt or an abort does to devices: the transactions that end attempts.
+
+An offer that was not started within its time to live expires and may be queued again. A started device that fell silent expires
+at its confirm deadline; silence after the image was installed is a release failure and is judged in the same transaction. After
+a halt or abort unstarted offers are withdrawn and started ones that have not installed are asked to cancel; installed and trial
+devices are left alone until their verdict.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.adapters.sql import halting, ledger, rows
+from orchestrator.adapters.sql.dispatch import control_state
+from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.locks import GATE, own_control
+from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
+from orchestrator.app.ports import DeadlineSweep
+from orchestrator.domain.assignment import (
+    IN_TRIAL,
+    Assignment,
+    FailureClass,
+    Observation,
+    State,
+    cancel_requested,
+    expiry,
+    observe,
+    overdue,
+)
+from orchestrator.domain.campaign import CampaignState
+from schemas.ledger import Cause, Entry, Kind
+
+SHARD = 101
+"""Counter shard of sweeps."""
+
+MOST = 1_000
+"""Devices per transaction: bounds how long their rows stay locked."""
+
+RETRY_RANK = 1_000_000_000
+"""Queued again behind everything that waits for its first offer; plus the device's number it is unique within a phase."""
+
+_CLAIM = """DELETE FROM due_queue q USING (
+    SELECT due_at, campaign_no, device_no, attempt, what FROM due_queue
+    WHERE campaign_no = $1 AND ((what = 'offer' AND due_at <= $2) OR (what = 'confirm' AND due_at <= $3))
+    ORDER BY due_at, device_no LIMIT $4 FOR UPDATE SKIP LOCKED) c
+WHERE q.due_at = c.due_at AND q.campaign_no = c.campaign_no AND q.device_no = c.device_no AND q.attempt = c.attempt
+    AND q.what = c.what RETURNING q.device_no, q.attempt, q.what"""
+
+
+@dataclass(slots=True)
+class _Work:
+    changes: rows.Changes
+    entries: dict[tuple[Kind, Cause | None, int], list[int]] = field(default_factory=lambda: defaultdict(list))
+    again: list[Assignment] = field(default_factory=list)
+    failures: list[halting.Failure] = field(default_factory=list)
+
+
+async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: int, facts_until: int) -> DeadlineSweep:
+    """One pass over what is due and, in a stopped campaign, over what is still out. At most ``MOST`` devices of each."""
+    async with transaction(engine) as conn:
+        state, _, _ = await control_state(conn, campaign_no)
+        found = await cache.get(conn, [campaign_no])
+        if campaign_no not in found:
+            return DeadlineSweep(expired=0, silent=0, requeued=0, withdrawn=0, cancels=0, state=state)
+        rules = found[campaign_no]
+        claimed = await conn.fetch(_CLAIM, campaign_no, now, facts_until, MOST)
+        out: list[int] = []
+        if state in {CampaignState.HALTED, CampaignState.ABORTED}:
+            slots = await conn.fetch(
+                "SELECT s.device_no FROM device_slot s JOIN assignment a USING (device_no, campaign_no)"
+                " WHERE s.campaign_no = $1 AND a.state = ANY($2::text[]) AND a.cancel_requested_at IS NULL"
+                " ORDER BY s.device_no LIMIT $3",
+                campaign_no,
+                [State.OFFERED.value, State.ACCEPTED.value, State.DOWNLOADING.value],
+                MOST,
+            )
+            out = [row["device_no"] for row in slots]
+        due = {row["device_no"]: row["attempt"] for row in claimed}
+        locked = await rows.lock(conn, [(device, campaign_no) for device in {*due, *out}])
+        work = _Work(rows.Changes({campaign_no: rules}, SHARD))
+        for (device, _), row in locked.items():
+            if device in due and due[device] == row.attempt and _expire(work, rules, row, state, now, facts_until):
+                continue
+            if device in out:
+                _stop(work, row, state, now)
+        await _requeue(conn, work.again, now + rules.offer_ttl)
+        await work.changes.write(conn)
+        halted = await _finish(conn, rules, work, now)
+        next_due = await conn.fetchval("SELECT min(due_at) FROM due_queue WHERE campaign_no = $1", campaign_no)
+    counted = {kind: sum(len(d) for (k, _, _), d in work.entries.items() if k is kind) for kind in Kind}
+    return DeadlineSweep(
+        expired=counted[Kind.EXPIRE],
+        silent=len(work.failures),
+        requeued=len(work.again),
+        withdrawn=counted[Kind.WITHDRAW],
+        cancels=counted[Kind.CANCEL],
+        state=state,
+        halted=halted,
+        next_due_at=next_due,
+    )
+
+
+def _expire(work: _Work, rules: CampaignRules, row: Assignment, state: str, now: int, facts_until: int) -> bool:
+    """Expire one row if it is overdue. Facts move rows after they are filed, so what was filed is only a reason to look."""
+    looked_at = now if row.started_at is None else facts_until
+    cause = overdue(row, looked_at, rules.offer_ttl, rules.confirm_deadline)
+    if cause is None:
+        return False
+    new = observe(row, expiry(row.attempt, cause, now))
+    work.changes.add(row, new)
+    work.entries[Kind.EXPIRE, cause, row.attempt].append(row.device_no)
+    if new.failed_at is not None and row.failed_at is None:
+        work.failures.append(halting.Failure(now))
+    retry = rules.dossier.plan.retry.max_attempts
+    if cause is Cause.OFFER_TTL and row.attempt < retry and state in {CampaignState.RUNNING, CampaignState.PAUSED}:
+        work.again.append(row)
+        work.entries[Kind.RETRY, None, row.attempt + 1].append(row.device_no)
+    return True
+
+
+def _stop(work: _Work, row: Assignment, state: str, now: int) -> None:
+    cause = Cause.HALTED if state == CampaignState.HALTED else Cause.ABORTED
+    if row.state is State.OFFERED:
+        seen = Observation(
+            attempt=row.attempt,
+            state=State.CANCELLED,
+            at=now,
+            failure_class=FailureClass.OPERATOR,
+            reason=str(cause),
+        )
+        work.changes.add(row, observe(row, seen))
+        work.entries[Kind.WITHDRAW, cause, row.attempt].append(row.device_no)
+        if cause is Cause.HALTED:  # a resume offers again; nothing of this attempt was revealed, so it does not count
+            work.again.append(row)
+            work.entries[Kind.RETRY, None, row.attempt + 1].append(row.device_no)
+    elif row.state not in IN_TRIAL:
+        work.changes.add(row, cancel_requested(row, row.attempt, now))
+        work.entries[Kind.CANCEL, cause, row.attempt].append(row.device_no)
+
+
+async def _requeue(conn: asyncpg.Connection, again: Iterable[Assignment], not_before: int) -> None:
+    records = [
+        (
+            row.campaign_no,
+            row.phase,
+            RETRY_RANK + row.device_no,
+            row.device_no,
+            row.stratum,
+            row.attempt + 1,
+            not_before,
+        )
+        for row in sorted(again, key=lambda row: row.device_no)
+    ]
+    if records:
+        await conn.copy_records_to_table("offer_queue", records=records)
+
+
+def _rows(
+    rules: CampaignRules,
+    entries: Mapping[tuple[Kind, Cause | None, int], list[int]],
+    version: int,
+    epoch: int,
+    now: int,
+) -> list[Entry]:
+    order = {kind: i for i, kind in enumerate(Kind)}
+    return [
+        Entry(
+            campaign_no=rules.campaign_no,
+            kind=kind,
+            device_nos=sorted(devices),
+            at=now,
+            attempt=attempt,
+            cause=cause,
+            gate_epoch=epoch,
+            control_version=version,
+            not_before=now + rules.offer_ttl if kind is Kind.RETRY else None,
+        )
+        for (kind, cause, attempt), devices in sorted(
+            entries.items(), key=lambda item: (order[item[0][0]], str(item[0][1]), item[0][2])
+        )
+    ]
+
+
+async def _finish(conn: asyncpg.Connection, rules: CampaignRules, work: _Work, now: int) -> bool:
+    """Ledger rows and, if a release failure was added, the verdict: in the lock order gate, control, ledger, event log."""
+    if not work.entries:
+        return False
+    if work.failures:
+        await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", GATE, rules.campaign_no)
+        await own_control(conn, rules.campaign_no)
+    _, version, epoch = await control_state(conn, rules.campaign_no)
+    await ledger.append(conn, _rows(rules, work.entries, version, epoch, now))
+    if not work.failures:
+        return False
+    return await halting.evaluate(conn, rules, work.failures, now) is not None

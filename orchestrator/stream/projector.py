@@ -1,0 +1,224 @@
+"""The projector role: claims, lanes, retries, and when to give up.
+
+Nothing may raise out of the agent, because Faust acknowledges what an agent raised on. So a transient database error repeats the same
+deliveries with capped back-off; lost ownership or a broken chain ends the process (exit 9), which claims again when it is
+restarted; a damaged log ends it with exit 5, which no supervisor should answer with a restart loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+import faust
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient
+from sqlalchemy.ext.asyncio import AsyncEngine
+from yarl import URL
+
+from orchestrator.adapters.kafka.topic_ids import topic_ids
+from orchestrator.adapters.sql.engine import RETRYABLE
+from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
+from orchestrator.adapters.sql.positions import BrokenChainError, FencedError, LogDamageError, LogIdentity
+from orchestrator.config import Settings
+from orchestrator.stream.transport import BatchApp, BatchSchema, BatchTransport, FetchSettings
+
+log = structlog.get_logger(__name__)
+
+LANES = 2
+"""Connections that apply at once, on disjoint partitions: one connection keeps only one core of client and server busy."""
+
+TAKE = 2_048
+"""Most deliveries handed to the agent at once; 64 partitions at low rates give deliveries of one record."""
+
+MAX_BACKOFF = 2.0
+"""Seconds between attempts while the database is away."""
+
+IDLE_LIMIT = 60.0
+"""Seconds without any assignment after which the process gives up: a recreated topic leaves Faust idling for ever."""
+
+
+class ExitCode(IntEnum):
+    """How the projector ends, for its supervisor."""
+
+    CRASHED = 3
+    LOG_DAMAGED = 5
+    FENCED = 9
+
+
+def leave(code: ExitCode, reason: object) -> None:
+    """End the process at once: after a failed ownership check nothing of its memory may be trusted."""
+    log.error("projector.exit", code=int(code), reason=str(reason))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Projector:
+    """Applies deliveries through ``LANES`` projections. Claims and applies exclude each other."""
+
+    def __init__(
+        self, engine: AsyncEngine, settings: Settings, observe: Callable[[Applied, float], None] | None = None
+    ) -> None:
+        self._settings = settings
+        self._topic = settings.device_events_topic
+        self._lanes = [FactProjection(engine, self._topic) for _ in range(LANES)]
+        self._lock = asyncio.Lock()
+        self._observe = observe or (lambda _applied, _seconds: None)
+
+    async def claim(self, bounds: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+        async with self._lock:
+            try:
+                identity = await self._identity()
+                claimed: dict[int, int] = {}
+                for number, lane in enumerate(self._lanes):
+                    own = {p: limits for p, limits in bounds.items() if p % LANES == number}
+                    claimed |= await _persist(lambda lane=lane, own=own: lane.claim(identity, own))
+            except LogDamageError as error:
+                leave(ExitCode.LOG_DAMAGED, error)
+                raise
+            log.info("projector.claimed", partitions=len(claimed))
+            return claimed
+
+    async def apply(self, deliveries: Sequence[Delivery]) -> None:
+        """Apply and commit; returns only when it is done."""
+        async with self._lock:
+            try:
+                await asyncio.gather(
+                    *(
+                        self._apply(lane, [item for item in deliveries if item.partition % LANES == number])
+                        for number, lane in enumerate(self._lanes)
+                    )
+                )
+            except LogDamageError as error:
+                leave(ExitCode.LOG_DAMAGED, error)
+            except (FencedError, BrokenChainError) as error:
+                leave(ExitCode.FENCED, error)
+            except Exception as error:
+                log.exception("projector.failed")
+                leave(ExitCode.CRASHED, error)
+
+    async def _apply(self, lane: FactProjection, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        begun = time.perf_counter()
+        applied = await _persist(lambda: lane.apply(deliveries))
+        self._observe(applied, time.perf_counter() - begun)
+
+    async def _identity(self) -> LogIdentity:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap)
+        await admin.start()
+        try:
+            cluster, found = await topic_ids(admin._client, [self._topic])  # noqa: SLF001
+        finally:
+            await admin.close()
+        if self._topic not in found:
+            raise LogDamageError(f"The topic {self._topic} does not exist.")
+        return LogIdentity(cluster_id=cluster, topic_id=found[self._topic].topic_id)
+
+
+async def _persist(attempt: Callable[[], Any]) -> Any:
+    """Repeat until the database answers; what failed was rolled back, so repeating it is safe."""
+    pause = 0.05
+    while True:
+        try:
+            return await attempt()
+        except RETRYABLE as error:
+            log.warning("projector.retry", error=repr(error), pause=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, MAX_BACKOFF)
+
+
+def make_app(projector: Projector, settings: Settings) -> BatchApp:
+    """The Faust app with its one agent."""
+    url = f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}"
+    app = BatchApp(
+        f"{settings.topic_prefix}ota-fleet",
+        broker=url,
+        consumer_auto_offset_reset="none",
+        consumer_group_instance_id=settings.instance,
+        consumer_max_fetch_size=4 << 20,
+        broker_max_poll_records=5_000,
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=1.0,
+        broker_max_poll_interval=300.0,
+        stream_buffer_maxsize=4_096,
+        stream_wait_empty=False,
+        table_standby_replicas=0,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        reply_create_topic=False,
+        producer_threaded=False,
+        web_enabled=False,
+        datadir=str(settings.state_dir / "faust"),
+    )
+    app.claimer = projector
+    app.fetch_settings = FetchSettings(wait_ms=settings.fetch_wait_ms)
+    app.transport = BatchTransport([URL(part) for part in url.split(";")], app)
+    topic = app.topic(settings.device_events_topic, schema=BatchSchema())
+
+    async def project(stream: Any) -> None:
+        async for deliveries in stream.take(TAKE, within=settings.projector_linger_ms / 1000):
+            for group in groups(deliveries, settings.projector_batch):
+                await projector.apply(group)
+
+    app.agent(topic, name="fleet")(project)
+    return app
+
+
+def groups(deliveries: Sequence[Delivery], limit: int) -> list[list[Delivery]]:
+    """Cut into runs of about ``limit`` records; a transaction is bounded by records, not by deliveries."""
+    cut: list[list[Delivery]] = []
+    size = limit
+    for item in deliveries:
+        if size >= limit:
+            cut.append([])
+            size = 0
+        cut[-1].append(item)
+        size += len(item.records)
+    return cut
+
+
+def _crash_reason(app: Any) -> BaseException | None:
+    for service in (app, app._fetcher, app.consumer, getattr(app.consumer, "_thread", None)):  # noqa: SLF001
+        reason = getattr(service, "_crash_reason", None)
+        if reason is not None:
+            return reason
+    return None
+
+
+def ready(app: Any) -> bool:
+    """Whether the projector consumes: started, not rebalancing, with partitions."""
+    return bool(
+        app.started
+        and not app.should_stop
+        and not app.rebalancing
+        and not app._fetcher.crashed  # noqa: SLF001
+        and app.consumer.assignment()
+    )
+
+
+async def run(app: faust.App, stop: asyncio.Event) -> None:
+    """Run until ``stop`` is set. Ends the process itself when Faust has crashed or idles without partitions."""
+    started = asyncio.create_task(app.start())
+    since = time.monotonic()
+    while not stop.is_set():
+        fetcher: Any = app._fetcher  # noqa: SLF001
+        if app.should_stop or fetcher.crashed or (started.done() and started.exception() is not None):
+            reason = _crash_reason(app) or (started.exception() if started.done() else None)
+            damaged = isinstance(reason, LogDamageError) or type(reason).__name__ == "OffsetOutOfRangeError"
+            leave(ExitCode.LOG_DAMAGED if damaged else ExitCode.CRASHED, repr(reason))
+        if ready(app):
+            since = time.monotonic()
+        elif time.monotonic() - since > IDLE_LIMIT:
+            leave(ExitCode.CRASHED, "no partitions assigned")
+        try:
+            await asyncio.wait_for(stop.wait(), 0.2)
+        except TimeoutError:
+            continue
+    await app.stop()
