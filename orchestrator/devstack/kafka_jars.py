@@ -123,7 +123,8 @@ def _fetch(maven: str, into: Path, say: Say) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
-            if jar := re.match(r"Downloaded from \S+: \S+/(\S+\.jar) \(([^)]+?) at", line):
+            # A line for each large one: the rest, and Maven's own plugins, take no time to speak of.
+            if jar := re.search(r"Downloaded from \S+: \S+/(\S+\.jar) \(([^)]+ MB) at", line):
                 say(f"fetched {jar[1]} ({jar[2]})")
     if process.returncode != 0:
         raise ComponentError(
