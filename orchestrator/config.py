@@ -18,29 +18,44 @@ class Settings(BaseSettings):
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="host:port[,host:port] of the brokers.")
     temporal_address: str = Field("127.0.0.1:7233", description="host:port of the Temporal frontend.")
     temporal_namespace: str = "default"
-    artifact_store: str = Field("", description="obstore URL (file:///…, s3://…, gs://…, az://…); empty: state_dir/artifacts.")
+    artifact_store: str = Field(
+        "", description="obstore URL (file:///…, s3://…, gs://…, az://…); empty: state_dir/artifacts."
+    )
     state_dir: Path = Field(Path(".ota"), description="Folder for what a single machine keeps: artifacts, logs.")
     topic_prefix: str = Field("", description="Put before every topic name, so that deployments can share a broker.")
 
     # --- listeners
-    host: str = Field("127.0.0.1", description="Address of every listener; loopback unless a proxy or TLS stands before it.")
+    host: str = Field(
+        "127.0.0.1", description="Address of every listener; loopback unless a proxy or TLS stands before it."
+    )
     api_port: int = 8080
     gateway_port: int = 8081
-    health_port: int = Field(0, description="Port of /healthz, /readyz and /metrics of projector, worker and relay; 0: none.")
+    health_port: int = Field(
+        0, description="Port of /healthz, /readyz and /metrics of projector, worker and relay; 0: none."
+    )
     gateway_url: str = Field("", description="How devices reach the gateway; empty: http://host:gateway_port.")
 
     # --- gateway
     tenant: str = Field("default", description="The one DDI tenant, compared case-insensitively.")
-    poll_interval: int = Field(300, ge=1, lt=86_400, description="Seconds between polls that devices are told; jittered by 10 %.")
-    max_report_bytes: int = Field(262_144, description="Largest feedback or configData body: real clients send logs of kilobytes.")
+    poll_interval: int = Field(
+        300, ge=1, lt=86_400, description="Seconds between polls that devices are told; jittered by 10 %."
+    )
+    max_report_bytes: int = Field(
+        262_144, description="Largest feedback or configData body: real clients send logs of kilobytes."
+    )
     projection_wait_ms: int = Field(
-        2_000, description="How long a report waits for its projection before the overlay answers for it; clients time out at 10 s."
+        2_000,
+        description="How long a report waits for its projection before the overlay answers for it; clients time out at 10 s.",
     )
     presence_flush_ms: int = Field(2_000, description="Last-seen times are written in batches this far apart.")
 
     # --- projector
-    instance: str = Field("projector-0", description="Static group member id: stable over restarts, unique per process.")
-    projector_batch: int = Field(2_000, description="Most facts per transaction: larger ones hold locks longer for little gain.")
+    instance: str = Field(
+        "projector-0", description="Static group member id: stable over restarts, unique per process."
+    )
+    projector_batch: int = Field(
+        2_000, description="Most facts per transaction: larger ones hold locks longer for little gain."
+    )
     projector_linger_ms: int = Field(50, description="Longest wait for a fuller batch.")
     fetch_wait_ms: int = Field(25, description="Broker-side wait for fetch_min_bytes; more saves CPU at low rates.")
 
@@ -52,7 +67,9 @@ class Settings(BaseSettings):
     task_queue: str = "ota"
 
     # --- limits of requests
-    max_artifact_bytes: int = Field(1 << 30, description="Largest artifact: hawkBit's default, far above any MCU image.")
+    max_artifact_bytes: int = Field(
+        1 << 30, description="Largest artifact: hawkBit's default, far above any MCU image."
+    )
     max_body_bytes: int = Field(1 << 20, description="Largest JSON body of the operator API, imports apart.")
     max_import_devices: int = Field(10_000, description="Devices per import request; clients page.")
     max_devices_per_event: int = Field(500, description="Devices per registration event, so that events stay small.")

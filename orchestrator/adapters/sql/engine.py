@@ -1,7 +1,8 @@
 """Connections. One engine per process; hot paths borrow the driver's own connection from the same pool.
 
 ``asyncpg`` is spoken directly where a transaction decides or projects, because the SQL there is fixed and its cost is measured;
-SQLModel serves everything else.
+SQLModel serves everything else. Its dialect's codecs hold on these connections too: JSONB is read as Python objects and written as
+JSON text.
 """
 
 from __future__ import annotations

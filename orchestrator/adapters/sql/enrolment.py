@@ -7,9 +7,9 @@ devices; if their strata no longer fit the dossier, the campaign halts and says 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import asyncpg
-import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql import campaigns, ledger
@@ -57,7 +57,7 @@ async def _members(conn: asyncpg.Connection, rules: CampaignRules) -> list[cohor
         "SELECT max(recorded_at) FROM event_log WHERE stream = $1 AND type = 'CampaignSubmitted'",
         campaigns.stream_of(rules.campaign_id),
     )
-    wanted = selection.models(plan, msgspec.json.decode(release))
+    wanted = selection.models(plan, release)
     found: list[cohort.Member] = []
     after = -1
     while True:
@@ -73,7 +73,7 @@ async def _members(conn: asyncpg.Connection, rules: CampaignRules) -> list[cohor
             return found
         after = page[-1]["device_no"]
         found.extend(
-            selection.select(plan, (Member(row[0], row[1], row[2], msgspec.json.decode(row[3])) for row in page))
+            selection.select(plan, (Member(row[0], row[1], row[2], row[3]) for row in page))
         )
 
 

@@ -28,15 +28,14 @@ def _chain(prev: bytes, row: dict[str, Any]) -> bytes:
 
 
 def _recorded(row: asyncpg.Record) -> Recorded:
-    data = msgspec.json.decode(row["data"])
     return Recorded(
         position=row["position"],
         stream=row["stream"],
         version=row["version"],
         event_id=row["event_id"],
         type=row["type"],
-        event=msgspec.convert(data, TYPES[row["type"]]),
-        meta=msgspec.json.decode(row["meta"], type=Meta),
+        event=msgspec.convert(row["data"], TYPES[row["type"]]),
+        meta=msgspec.convert(row["meta"], Meta),
         command_id=row["command_id"],
         recorded_at=row["recorded_at"],
     )
@@ -139,7 +138,6 @@ async def verify_chain(conn: asyncpg.Connection) -> tuple[int, int | None]:
     prev, checked = b"", 0
     async for row in conn.cursor(f"SELECT {_COLUMNS} FROM event_log ORDER BY position"):
         body: dict[str, Any] = {key: row[key] for key in _COLUMNS.split(", ")[:-2]}
-        body["data"], body["meta"] = msgspec.json.decode(body["data"]), msgspec.json.decode(body["meta"])
         if bytes(row["prev_hash"]) != prev or _chain(prev, body) != bytes(row["hash"]):
             return checked, row["position"]
         prev, checked = bytes(row["hash"]), checked + 1

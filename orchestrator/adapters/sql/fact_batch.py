@@ -1,6 +1,6 @@
 """From records to what a projecting transaction needs: decoded, checked, resolved; or a dead letter with its reason.
 
-A record can be refused for what it says, never for what it costs: nothing here raises for bad input, so no record can block a partition.
+Nothing here raises for bad input, so no record can block a partition.
 """
 
 from __future__ import annotations

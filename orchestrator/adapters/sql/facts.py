@@ -234,7 +234,7 @@ async def _report_attributes(
     )
     updates: list[tuple[int, str, str | None, str | None, int]] = []
     for row in found:
-        attributes, version, digest = msgspec.json.decode(row["attributes"]), row["version"], row["digest"]
+        attributes, version, digest = row["attributes"], row["version"], row["digest"]
         at = 0
         for recorded_at, report in reported[row["device_no"]]:
             attributes = merged_attributes(attributes, report)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import asyncpg
-import msgspec
 
 from orchestrator.domain.assignment import bucket_ms
 from orchestrator.domain.plan import Dossier
@@ -57,7 +56,7 @@ class RulesCache:
 
 def parse(row: asyncpg.Record) -> CampaignRules:
     """Rules from a row of ``campaign``."""
-    dossier = Dossier.model_validate(msgspec.json.decode(row["dossier"]))
+    dossier = Dossier.model_validate(row["dossier"])
     return CampaignRules(
         campaign_no=row["campaign_no"],
         campaign_id=row["campaign_id"],

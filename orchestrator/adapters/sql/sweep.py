@@ -44,11 +44,12 @@ MOST = 1_000
 RETRY_RANK = 1_000_000_000
 """Queued again behind everything that waits for its first offer; plus the device's number it is unique within a phase."""
 
-_CLAIM = """DELETE FROM due_queue q USING (
+# Materialized for the same reason as the slice's claim.
+_CLAIM = """WITH c AS MATERIALIZED (
     SELECT due_at, campaign_no, device_no, attempt, what FROM due_queue
     WHERE campaign_no = $1 AND ((what = 'offer' AND due_at <= $2) OR (what = 'confirm' AND due_at <= $3))
-    ORDER BY due_at, device_no LIMIT $4 FOR UPDATE SKIP LOCKED) c
-WHERE q.due_at = c.due_at AND q.campaign_no = c.campaign_no AND q.device_no = c.device_no AND q.attempt = c.attempt
+    ORDER BY due_at, device_no LIMIT $4 FOR UPDATE SKIP LOCKED)
+DELETE FROM due_queue q USING c WHERE q.due_at = c.due_at AND q.campaign_no = c.campaign_no AND q.device_no = c.device_no AND q.attempt = c.attempt
     AND q.what = c.what RETURNING q.device_no, q.attempt, q.what"""
 
 

@@ -1,0 +1,216 @@
+"""A small fleet on a real database, driven transaction by transaction: no broker, no Temporal, no clock to wait for."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.adapters.sql.campaigns import SqlCampaignStore
+from orchestrator.adapters.sql.decisions import SqlDecisions
+from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
+from orchestrator.adapters.sql.offers import SqlOffers
+from orchestrator.adapters.sql.positions import LogIdentity
+from orchestrator.app.ports import Meta
+from orchestrator.domain import campaign as c
+from orchestrator.domain.cohort import stratum_key
+from orchestrator.domain.plan import dossier_digest, freeze, parse_plan
+from schemas import device_events as d
+
+TOPIC = "ota.device-events.v1"
+IDENTITY = LogIdentity(cluster_id="cluster", topic_id="topic")
+T0 = 1_790_000_000_000
+"""Start of test time, ms."""
+
+
+def plan(**changes: Any) -> dict[str, Any]:
+    """A plan of three phases that fits a fleet of 200."""
+    base: dict[str, Any] = {
+        "release": "rel_1",
+        "cohort": {
+            "stratify_by": ["hardware_model", "attribute.hw_revision"],
+            "holdback_percent": 1.0,
+            "salt": "salt",
+        },
+        "phases": [
+            {"name": "canary", "percent": 2.0, "min_count": 40, "soak": "5s", "promote": {"p1": 0.1, "beta": 0.05}},
+            {"name": "rest", "percent": 100.0, "soak": "5s"},
+        ],
+        "confirm_deadline": "20s",
+        "offer_ttl": "60s",
+        "halt": [{"name": "failures", "scope": "campaign", "p0": 0.02, "alpha": 0.01}],
+        "max_in_flight": {"initial": 60, "maximum": 240},
+        "approvals": {"required": 1, "separation": True},
+        "retry": {"max_attempts": 2},
+    }
+    return base | changes
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp: int = T0
+
+
+@dataclass
+class World:
+    """Ports on one database, and a log of facts that is handed to the projection directly."""
+
+    engine: AsyncEngine
+    devices: int = 200
+    log: dict[int, list[LogRecord]] = field(default_factory=lambda: {p: [] for p in range(4)})
+
+    def __post_init__(self) -> None:
+        self.store = SqlCampaignStore(self.engine)
+        self.decisions = SqlDecisions(self.engine)
+        self.offers = SqlOffers(self.engine, TOPIC)
+        self.projection = FactProjection(self.engine, TOPIC)
+        self._applied: dict[int, int] = dict.fromkeys(self.log, 0)
+        self._ids = itertools.count()
+
+    async def setup(self) -> None:
+        """Two models; a third of the fleet is revision C."""
+        async with transaction(self.engine) as conn:
+            await conn.execute(
+                "INSERT INTO release VALUES ('rel_1', 'fw', '2.0.0', $1::jsonb, 'sha256:r', $2)",
+                '{"sensor-a": "aa", "gateway-b": "bb"}',
+                T0,
+            )
+            await conn.executemany(
+                "INSERT INTO artifact VALUES ($1, $2, 's1', 'm5', 1000, 'fw.bin', '{}', $3)",
+                [("aa", "sensor-a", T0), ("bb", "gateway-b", T0)],
+            )
+            fleet = [
+                (i, f"dev-{i:04}", "sensor-a" if i % 2 else "gateway-b", {"hw_revision": "ABC"[i % 3]})
+                for i in range(1, self.devices + 1)
+            ]
+            await conn.executemany(
+                "INSERT INTO device_identity VALUES ($1, $2, $3, NULL, $4)", [(*f[:3], T0) for f in fleet]
+            )
+            await conn.executemany(
+                "INSERT INTO device VALUES ($1, $2, $3, $4::jsonb, NULL, NULL, $5, NULL)",
+                [(*f[:3], msgspec.json.encode(f[3]).decode(), T0) for f in fleet],
+            )
+        self.fleet = {f[0]: f for f in fleet}
+        await self.projection.claim(IDENTITY, {p: (0, 0) for p in self.log})
+
+    async def command(self, campaign_id: str, build: Any, command_id: str | None = None) -> c.Campaign:
+        done = await self.store.execute(
+            campaign_id, build, command_id=command_id or uuid4().hex, meta=Meta(actor="test")
+        )
+        return done.campaign
+
+    async def launch(self, **changes: Any) -> c.Campaign:
+        """Create, submit, approve, launch."""
+        no = await self.store.next_campaign_no()
+        campaign_id = f"cmp_{no}"
+        parsed = parse_plan(plan(**changes))
+        strata: dict[str, int] = {}
+        for _, _, model, attributes in self.fleet.values():
+            key = stratum_key(parsed.cohort.stratify_by, model, attributes)
+            strata[key] = strata.get(key, 0) + 1
+        dossier = freeze(parsed, strata_sizes=strata, release_digest="sha256:r")
+        digest = dossier_digest(dossier)
+        await self.command(
+            campaign_id,
+            lambda *_: c.Create(
+                campaign_id=campaign_id,
+                campaign_no=no,
+                name="test",
+                release_id="rel_1",
+                plan=parsed.canonical(),
+                actor="ann",
+            ),
+        )
+        await self.command(
+            campaign_id, lambda *_: c.Submit(actor="ann", digest=digest, dossier=dossier.canonical())
+        )
+        await self.command(campaign_id, lambda *_: c.Approve(actor="bob", digest=digest))
+        return await self.command(
+            campaign_id, lambda _, s: c.Launch(actor="ann", ledger_position=s.ledger_position)
+        )
+
+    async def open_phase(self, campaign_id: str, phase: int, now: int) -> c.Campaign:
+        campaign = await self.decisions.enrol(campaign_id, now)
+        return await self.command(
+            campaign_id,
+            lambda _, s: c.OpenPhase(phase=phase, devices=1, at=now, ledger_position=s.ledger_position),
+            f"open/{campaign.campaign_id}/{phase}",
+        )
+
+    async def rows(self, sql: str, *args: Any) -> list[dict[str, Any]]:
+        async with transaction(self.engine) as conn:
+            return [dict(row) for row in await conn.fetch(sql, *args)]
+
+    async def value(self, sql: str, *args: Any) -> Any:
+        async with transaction(self.engine) as conn:
+            return await conn.fetchval(sql, *args)
+
+    async def offered(self, campaign_no: int) -> dict[int, int]:
+        """Device number to action id of offers that were not started."""
+        found = await self.rows(
+            "SELECT device_no, action_id FROM assignment WHERE campaign_no = $1 AND state = 'offered'", campaign_no
+        )
+        return {row["device_no"]: row["action_id"] for row in found}
+
+    def fact(
+        self, device_no: int, action_id: int, kind: str, at: int, *, event_id: str | None = None, **report: Any
+    ) -> None:
+        """Append a fact to the log; :meth:`project` applies it."""
+        data = msgspec.json.encode(d.Report(action_id=action_id, **report))
+        event = d.DeviceEvent(
+            id=event_id or f"ev-{next(self._ids)}",
+            source="test",
+            type=kind,
+            subject=f"dev-{device_no:04}",
+            device_no=device_no,
+            recorded_at=at,
+            data=msgspec.Raw(data),
+        )
+        self.raw(device_no % len(self.log), d.encode(event))
+
+    def raw(self, partition: int, value: bytes | None) -> None:
+        """Append any bytes to the log."""
+        records = self.log[partition]
+        records.append(LogRecord(offset=len(records), key=b"k", value=value))
+
+    def unread(self) -> list[Delivery]:
+        return [
+            Delivery(partition=p, records=records[self._applied[p] :], previous=self._applied[p])
+            for p, records in self.log.items()
+            if len(records) > self._applied[p]
+        ]
+
+    async def project(self) -> Applied:
+        """Apply everything that has not been applied."""
+        applied = await self.projection.apply(self.unread())
+        self._applied = {p: len(records) for p, records in self.log.items()}
+        return applied
+
+    async def recount(self) -> None:
+        """Assert that every counter equals a recount of the rows."""
+        counted = await self.rows(
+            "SELECT campaign_no, phase, stratum, state, sum(n)::bigint AS n FROM counter GROUP BY 1, 2, 3, 4"
+            " HAVING sum(n) <> 0 ORDER BY 1, 2, 3, 4"
+        )
+        rows = await self.rows(
+            "SELECT campaign_no, phase, stratum, state, count(*) AS n FROM assignment GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+        )
+        assert counted == rows
+        gate = await self.rows(
+            "SELECT campaign_no, gate_epoch, phase, stratum, sum(started)::bigint AS n, sum(failed)::bigint AS f"
+            " FROM gate_count GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+        )
+        recounted = await self.rows(
+            "SELECT campaign_no, first_started_epoch AS gate_epoch, phase, stratum, count(*) AS n, count(failed_at) AS f"
+            " FROM assignment WHERE first_started_epoch IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+        )
+        assert [row for row in gate if row["n"] or row["f"]] == recounted
