@@ -44,7 +44,7 @@ def halt_horizons(p0: float, alpha: float, min_failures: int, max_devices: int) 
             continue
         # One more failure only raises E: what halted before halts now.
         low = max(previous, failures)
-        horizon = _last_halting(failures, p0, limit, low=low, guess=low + stride, end=max_devices)
+        horizon = _last_halting(failures, p0, limit, low=low, stride=stride, end=max_devices)
         horizons.append(horizon)
         if horizon == max_devices:
             break
@@ -74,32 +74,23 @@ def crosses(horizons: Sequence[int], n: int, f: int) -> bool:
     return needed is not None and f >= needed
 
 
-def _last_halting(failures: int, p0: float, limit: float, *, low: int, guess: int, end: int) -> int:
+def _last_halting(failures: int, p0: float, limit: float, *, low: int, stride: int, end: int) -> int:
     """Largest ``n`` in ``[low, end]`` with enough evidence, knowing that ``low`` has it.
 
-    Gallops away from the guess: horizons grow almost evenly, so the last stride is off by one or two and most
-    entries cost two or three evaluations.
+    Horizons grow almost evenly, so the first step is a little shorter than the last stride and most entries cost about
+    three evaluations.
     """
 
     def halts(devices: int) -> bool:
         return log_e_harm(failures, devices, p0) >= limit
 
     high = end + 1
-    probe, step = min(guess, end), 1
-    if low < probe and halts(probe):
-        low = probe
-        while (probe := low + step) < high:
-            if not halts(probe):
-                high = probe
-                break
-            low, step = probe, step * 2
-    elif low < probe:
-        high = probe
-        while (probe := high - step) > low:
-            if halts(probe):
-                low = probe
-                break
-            high, step = probe, step * 2
+    step, following = max(1, stride - 1), 1
+    while low + step < high:
+        if halts(low + step):
+            low, step, following = low + step, following, 2 * following
+        else:
+            high = low + step
     while high - low > 1:
         middle = (low + high) // 2
         if halts(middle):

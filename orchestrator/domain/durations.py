@@ -16,7 +16,7 @@ MAX_DURATION_MS: Final = 366 * 86_400_000
 """A year. Longer ones are slips of the pen (a unit too large), and deadlines must stay far from overflow."""
 
 _UNITS: Final = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
-_SHORT: Final = re.compile(r"(\d+w)?(\d+d)?(\d+h)?(\d+m(?!s))?(\d+s)?(\d+ms)?", re.ASCII)
+_SHORT: Final = re.compile(r"(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?", re.ASCII)
 _ISO: Final = re.compile(
     r"P(?:(?P<w>\d+)W)?(?:(?P<d>\d+)D)?(?:T(?=\d)(?:(?P<h>\d+)H)?(?:(?P<m>\d+)M)?(?:(?P<s>\d+)(?:[.,](?P<f>\d{1,3}))?S)?)?",
     re.ASCII,
@@ -41,7 +41,7 @@ def parse_duration(value: object) -> int:
         raise DurationError(f"A duration is text like 15m or PT90S, not {type(value).__name__}.")
     milliseconds = value if isinstance(value, int) else _parse_text(value.strip())
     if not 0 <= milliseconds <= MAX_DURATION_MS:
-        raise DurationError(f"A duration lies between 0 and 366 days, got {value}.")
+        raise DurationError(f"A duration lies between 0 and 366 days, got {str(value)[:40]}.")
     return milliseconds
 
 

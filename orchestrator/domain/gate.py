@@ -149,8 +149,8 @@ def evaluate_halt(counts: Iterable[RuleCount]) -> HaltVerdict | None:
     """
     for count in counts:
         table = count.table
-        needed = f_star(table.horizons, count.n)
-        if needed is not None and count.f >= max(needed, table.min_failures):
+        crossing = f_star(table.horizons, count.n)
+        if crossing is not None and count.f >= (needed := max(crossing, table.min_failures)):
             return HaltVerdict(
                 rule=table.name,
                 scope=table.scope,

@@ -34,14 +34,9 @@ def in_flight_cap(initial: int, maximum: int, promoted_phases: int, phase_cap: i
     return grown if phase_cap is None else min(grown, phase_cap)
 
 
-def burst(per_minute: int) -> int:
-    """Most tokens that a bucket holds."""
-    return max(1, per_minute * BURST_MS // _MINUTE_MS)
-
-
 def full_bucket(per_minute: int, now_ms: int) -> Bucket:
     """The bucket of a phase that opens now."""
-    return Bucket(credit=burst(per_minute) * _MINUTE_MS, at_ms=now_ms)
+    return Bucket(credit=_capacity(per_minute), at_ms=now_ms)
 
 
 def tokens(bucket: Bucket, per_minute: int, now_ms: int) -> int:
@@ -74,8 +69,13 @@ def grant(*, cap: int, in_flight: int, available: int | None, slice_size: int) -
     return max(0, room if available is None else min(room, available))
 
 
+def _capacity(per_minute: int) -> int:
+    # One token on top: a slow rate would otherwise lose what it earns between a full token and the next slice.
+    return _MINUTE_MS + per_minute * BURST_MS
+
+
 def _refilled(bucket: Bucket, per_minute: int, now_ms: int) -> Bucket:
     # Transactions of several workers do not commit in the order of their clocks: time never runs backwards here.
     now = max(now_ms, bucket.at_ms)
     earned = bucket.credit + per_minute * (now - bucket.at_ms)
-    return Bucket(min(earned, burst(per_minute) * _MINUTE_MS), now)
+    return Bucket(min(earned, _capacity(per_minute)), now)

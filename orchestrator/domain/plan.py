@@ -131,6 +131,13 @@ def _between(code: LiteralString, low: int, high: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _filled(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Not a minimum length of the field: that also counts entries that are there and wrong as missing.
+    if not value:
+        raise PydanticCustomError("plan.field.value", "At least one entry is needed.")
+    return value
+
+
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Integer = Annotated[int, Field(strict=True)]
 _Flag = Annotated[bool, Field(strict=True)]
@@ -173,7 +180,7 @@ class PromoteTest(_Model):
     beta: _Rate = 0.05
 
 
-class Rate(_Model):
+class Pace(_Model):
     """Devices offered per minute at most, as a steady rate."""
 
     per_minute: Annotated[_Integer, _between("plan.field.value", 1, MAX_COUNT)]
@@ -189,7 +196,7 @@ class Phase(_Model):
     soak: _Duration
     approval: _Flag = False
     promote: PromoteTest | None = None
-    rate: Rate | None = None
+    rate: Pace | None = None
     max_in_flight: _InFlight | None = None
 
     @model_validator(mode="after")
@@ -254,12 +261,12 @@ class Plan(_Model):
 
     release: _Line
     cohort: CohortSpec = CohortSpec()
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MAX_PHASES)]
+    phases: Annotated[tuple[Phase, ...], Field(max_length=MAX_PHASES), AfterValidator(_filled)]
     confirm_deadline: _Deadline
     """From a device's start: silence beyond it is failure."""
     offer_ttl: _Deadline
     """From the offer: not started by then, the attempt expires and its place in flight is free."""
-    halt: Annotated[tuple[HaltRule, ...], Field(min_length=1, max_length=MAX_RULES)]
+    halt: Annotated[tuple[HaltRule, ...], Field(max_length=MAX_RULES), AfterValidator(_filled)]
     max_in_flight: InFlight
     approvals: Approvals = Approvals()
     retry: Retry = Retry()
@@ -490,7 +497,7 @@ def _problems_of(error: ValidationError) -> Iterator[Problem]:
             yield Problem(pointer, "plan.field.missing", f"The field '{item['loc'][-1]}' is required.")
         elif kind == "extra_forbidden":
             yield Problem(pointer, "plan.field.unknown", f"There is no field '{item['loc'][-1]}' here.")
-        elif kind.endswith(("_type", "_parsing")):
-            yield Problem(pointer, "plan.field.type", f"{item['msg']}.")
         else:
-            yield Problem(pointer, "plan.field.value", f"{item['msg']}.")
+            code = "plan.field.type" if kind.endswith("_type") else "plan.field.value"
+            # What Python keeps as a tuple is a list to whoever wrote the plan.
+            yield Problem(pointer, code, f"{item['msg']}.".replace("Tuple", "List").replace("tuple", "list"))

@@ -28,7 +28,7 @@ PRIOR: Final = 0.5
 """Both parameters of the Beta mixture: Jeffreys' prior, which favours no rate over another."""
 
 MAX_TERMS: Final = 20_000
-"""Terms of the continued fraction. About sqrt(n) are needed near the mean: 218 at a million devices, 923 at ten million."""
+"""Terms of the continued fraction; it takes about sqrt(n) near the mean: 218 at 10^6 devices, 923 at 10^7."""
 
 _EPSILON: Final = 1e-14
 _TINY: Final = 1e-300

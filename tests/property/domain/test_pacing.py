@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.domain.pacing import BURST_MS, full_bucket, grant, in_flight_cap, spend, tokens
+
+untimed = settings(deadline=None)  # a busy machine is no defect
+
+
+@untimed
+@given(
+    per_minute=st.integers(1, 100_000),
+    steps=st.lists(st.tuples(st.integers(0, 120_000), st.integers(0, 5_000)), max_size=40),
+)
+def test_no_span_of_time_grants_more_than_its_rate_and_one_burst(per_minute, steps):
+    now, bucket, grants = 0, full_bucket(per_minute, 0), []
+    for pause, wanted in steps:
+        now += pause
+        granted = min(wanted, tokens(bucket, per_minute, now))
+        bucket = spend(bucket, per_minute, now, granted)
+        grants.append((now, granted))
+    for first, (begin, _) in enumerate(grants):
+        total = 0
+        for end, granted in grants[first:]:
+            total += granted
+            assert total <= 1 + per_minute * (end - begin + BURST_MS) / 60_000
+
+
+@untimed
+@given(
+    per_minute=st.integers(1, 100_000),
+    pauses=st.lists(st.integers(0, BURST_MS), max_size=60),
+)
+def test_slices_in_good_time_lose_nothing_of_the_rate(per_minute, pauses):
+    now, bucket = 0, full_bucket(per_minute, 0)
+    granted = tokens(bucket, per_minute, 0)
+    bucket = spend(bucket, per_minute, 0, granted)
+    for pause in pauses:
+        now += pause
+        available = tokens(bucket, per_minute, now)
+        bucket = spend(bucket, per_minute, now, available)
+        granted += available
+    assert granted == (60_000 + per_minute * (BURST_MS + now)) // 60_000
+
+
+@untimed
+@given(
+    initial=st.integers(1, 1_000),
+    growth=st.integers(0, 10_000),
+    promoted=st.integers(0, 100),
+    phase_cap=st.none() | st.integers(1, 1_000),
+)
+def test_the_cap_stays_within_the_plan(initial, growth, promoted, phase_cap):
+    cap = in_flight_cap(initial, initial + growth, promoted, phase_cap)
+    assert 1 <= cap <= initial + growth
+    assert phase_cap is None or cap <= phase_cap
+
+
+@untimed
+@given(
+    cap=st.integers(1, 1_000),
+    in_flight=st.integers(0, 2_000),
+    available=st.none() | st.integers(0, 1_000),
+    slice_size=st.integers(1, 1_000),
+)
+def test_a_grant_never_lifts_what_is_in_flight_above_the_cap(cap, in_flight, available, slice_size):
+    granted = grant(cap=cap, in_flight=in_flight, available=available, slice_size=slice_size)
+    assert granted == 0 or in_flight + granted <= cap
+    assert 0 <= granted <= slice_size
+    assert available is None or granted <= available
