@@ -41,14 +41,15 @@ def up(state_dir: Path, *, roles: bool = False, temporal_ui: bool = False, conso
     stack = DevStack(state_dir, detach=True, temporal_ui=temporal_ui)
     say = _Progress(console)
     stack.up(say)
+    env = {"OTA_STATE_DIR": str(state_dir), **stack.env()}
     if roles:
         for words in PREPARATION:
-            _ota(words, state_dir, stack.env())
+            _ota(words, state_dir, env)
             say("roles", f"ota {' '.join(words)} done")
-        supervisor.start(state_dir, stack.env(), say)
+        supervisor.start(state_dir, env, say)
     if stack.temporal_ui_url:
         console.print(f"Temporal's pages: {stack.temporal_ui_url}", highlight=False)
-    for name, value in stack.env().items():
+    for name, value in env.items():
         console.print(f"export {name}={value}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -93,7 +94,7 @@ class _Progress:
 
 
 def _ota(words: Sequence[str], state_dir: Path, env: Mapping[str, str]) -> None:
-    argv = (sys.executable, "-m", "orchestrator.cli.main", *words)
+    argv = (sys.executable, "-P", "-m", "orchestrator.cli.main", *words)
     log = state_dir / "logs" / "prepare.log"
     command = Command(name=f"ota {' '.join(words)}", argv=argv, log=log, env={**os.environ, **env}, cwd=state_dir)
     run(command, timeout=PREPARE_TIMEOUT)

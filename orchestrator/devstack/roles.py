@@ -87,8 +87,8 @@ class RoleFailedError(ComponentError):
 
 
 def ota_run(role: str) -> Sequence[str]:
-    """Return the command line of a role: this environment's ``ota run ROLE``."""
-    return (sys.executable, "-m", "orchestrator.cli.main", "run", role)
+    """Return the command line of a role: this environment's ``ota run ROLE``, which imports nothing from its folder."""
+    return (sys.executable, "-P", "-m", "orchestrator.cli.main", "run", role)
 
 
 class Roles:

@@ -45,7 +45,7 @@ def start(state_dir: Path, env: Mapping[str, str], progress: Callable[[str, str]
         return
     _forget(state_dir)
     log = state_dir / "logs" / "supervisor.log"
-    argv = (sys.executable, "-m", "orchestrator.devstack.supervisor", str(state_dir))
+    argv = (sys.executable, "-P", "-m", "orchestrator.devstack.supervisor", str(state_dir))
     command = Command(name="the supervisor", argv=argv, log=log, env={**os.environ, **env}, cwd=state_dir)
     process = spawn(command, die_with_parent=False)
     write_atomically(state_dir / "supervisor.json", json.dumps(asdict(process)))
