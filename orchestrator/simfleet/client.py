@@ -12,10 +12,9 @@ import random
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 from firmware.device_sim.flash import FlashImage, flash_image
@@ -103,20 +102,19 @@ class DeviceClient:
         identity: Identity,
         method: str,
         href: str,
-        body: dict[str, Any],
+        body: bytes,
         *,
         action: str,
         state: str,
         event_id: str,
     ) -> bool:
         """Say something until it is taken. False: it never will be, and the device drops it."""
-        encoded = msgspec.json.encode(body)
         headers = {**identity.headers, "Content-Type": "application/json"}
         self._truth.sent(identity.device_id, action, state, event_id)
         failures = 0
         while True:
             try:
-                answer = await self._request(method, href, headers, encoded)
+                answer = await self._request(method, href, headers, body)
             except UnreachableError:
                 failures += 1
                 self._counts.retries += 1

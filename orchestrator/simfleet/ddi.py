@@ -171,17 +171,17 @@ def read_cancel(body: bytes) -> str:
         raise UnreadableError(str(error)) from error
 
 
-def feedback(action: str, execution: str, finished: str, details: Sequence[str] = ()) -> dict[str, Any]:
+def feedback(action: str, execution: str, finished: str, details: Sequence[str] = ()) -> bytes:
     """The body of a report about an action."""
     status: dict[str, Any] = {"execution": execution, "result": {"finished": finished}}
     if details:
         status["details"] = list(details)
-    return {"id": action, "status": status}
+    return msgspec.json.encode({"id": action, "status": status})
 
 
-def config_data(attributes: dict[str, str]) -> dict[str, Any]:
+def config_data(attributes: dict[str, str]) -> bytes:
     """The body of configData."""
-    return {"mode": "merge", "data": attributes}
+    return msgspec.json.encode({"mode": "merge", "data": attributes})
 
 
 def _link(link: _Link | None) -> Link | None:

@@ -14,7 +14,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from firmware.device_sim.behaviour import Behaviour, ReleaseTraits, self_test
 from firmware.device_sim.slots import SlotPair
@@ -263,7 +263,7 @@ class SimDevice:
         await self._report(action, state, "closed", ddi.FAILURE, details)
         self._close(action, state)
 
-    async def _send(self, path: str, body: dict[str, Any], action: str, state: str, *, cancel: bool) -> bool:
+    async def _send(self, path: str, body: bytes, action: str, state: str, *, cancel: bool) -> bool:
         return await self._client.report(
             self._identity,
             "POST",

@@ -1,18 +1,17 @@
-"""Identity of a report, by the same function as the gateway's: what was acknowledged can be looked up in what was stored."""
+"""Identity of a report, by the gateway's own functions: what was acknowledged can be looked up in what was stored."""
 
 from __future__ import annotations
 
-from typing import Any
+from api.devices.ddi_reports import CONFIG_DATA, parse_attributes, parse_feedback
+from schemas.device_events import statement_id
 
-from schemas.device_events import canonical_body, statement_id
 
-
-def report_id(device_id: str, action: str, body: dict[str, Any], *, cancel: bool) -> str:
+def report_id(device_id: str, action: str, body: bytes, *, cancel: bool) -> str:
     """Event id of a feedback on a deployment or, with ``cancel``, on a request to cancel."""
-    del cancel
-    return statement_id(device_id, action, canonical_body(body))
+    return parse_feedback(body).event_id(device_id, int(action), cancel=cancel)
 
 
-def attributes_id(device_id: str, body: dict[str, Any]) -> str:
+def attributes_id(device_id: str, body: bytes) -> str:
     """Event id of a configData."""
-    return statement_id(device_id, "configData", canonical_body(body))
+    _, canonical = parse_attributes(body)
+    return statement_id(device_id, CONFIG_DATA, canonical)
