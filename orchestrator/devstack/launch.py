@@ -12,12 +12,13 @@ import ctypes
 import os
 import sys
 
-# Values of <linux/prctl.h> and <linux/capability.h>.
+# Values of <linux/prctl.h>, <linux/securebits.h> and <linux/capability.h>.
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAP_DAC_OVERRIDE = 1
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 #: Exit status when the program could not be started; the reason is in the log.
@@ -42,7 +43,9 @@ def _call(function: str, *arguments: object) -> None:
 def _become(uid: int, gid: int, *, override: bool) -> None:
     """Give root away; with ``override`` keep the one capability that opens files and folders whatever their mode."""
     if override:
-        _call("prctl", _PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # Not only keeps capabilities over the change of account: without it access(2), with which PostgreSQL looks at its
+        # own programs, answers as if there were none.
+        _call("prctl", _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)

@@ -5,11 +5,13 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 
 import psutil
 import pytest
 
+from orchestrator.devstack.account import Account
 from orchestrator.devstack.process import Command, ComponentError, StartCancelledError, run, spawn, wait_ready
 
 FOREVER = ("-c", "import time; time.sleep(600)")
@@ -160,6 +162,30 @@ def test_a_child_outlives_the_thread_that_started_it(start):
     thread.join()
     with pytest.raises(TimeoutError):
         started[0].wait(0.2)
+
+
+LOOK = """
+import os, pathlib
+private = pathlib.Path("private/file")
+capabilities = next(line for line in open("/proc/self/status") if line.startswith("CapEff"))
+print(os.getuid(), os.getgroups(), os.access(private, os.R_OK), private.read_text(), capabilities.split()[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_account_keeps_one_capability_to_enter_private_folders(python, tmp_path):
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "private" / "file").write_text("content")
+    run(python("-c", LOOK, account=Account(65534, 65534, override=True)), timeout=20)
+    assert (tmp_path / "log").read_text() == "65534 [] True content 0000000000000002\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_account_without_it_is_an_ordinary_user(python, tmp_path):
+    (tmp_path / "private").mkdir(mode=0o700)
+    look = ("/bin/sh", "-c", f"id -u; ls {tmp_path / 'private'} 2>/dev/null || echo refused")
+    run(python(argv=look, cwd=Path("/"), account=Account(65534, 65534, override=False)), timeout=20)
+    assert (tmp_path / "log").read_text().split() == ["65534", "refused"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent has died")
