@@ -225,6 +225,18 @@ def expiry(attempt: int, cause: Cause, at: int) -> Observation:
     )
 
 
+def start(attempt: int, at: int, gate_epoch: int | None = None) -> Observation:
+    """What a ``start`` row says: the image is about to be revealed, so the device counts as started from here."""
+    return Observation(attempt=attempt, state=State.ACCEPTED, at=at, gate_epoch=gate_epoch)
+
+
+def withdrawal(attempt: int, cause: Cause, at: int) -> Observation:
+    """What a ``withdraw`` row says: an offer that was never started is taken back by a halt or an abort."""
+    return Observation(
+        attempt=attempt, state=State.CANCELLED, at=at, failure_class=FailureClass.OPERATOR, reason=str(cause)
+    )
+
+
 def holds_slot(row: Assignment) -> bool:
     """Whether the device must not be offered anything else: in flight, or silent with an unconfirmed image in its slots."""
     return row.state in ACTIVE or (row.state is State.EXPIRED and row.progress in IN_TRIAL)

@@ -18,6 +18,7 @@ from typing import Any
 import faust
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
+from faust.exceptions import ConsumerNotStarted
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
@@ -136,6 +137,8 @@ async def _persist(attempt: Callable[[], Any]) -> Any:
 
 def make_app(projector: Projector, settings: Settings) -> BatchApp:
     """The Faust app with its one agent."""
+    datadir = settings.state_dir / "faust"
+    datadir.mkdir(parents=True, exist_ok=True)  # Faust makes one even without tables, in the current folder unless told otherwise
     url = f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}"
     app = BatchApp(
         f"{settings.topic_prefix}ota-fleet",
@@ -155,7 +158,7 @@ def make_app(projector: Projector, settings: Settings) -> BatchApp:
         reply_create_topic=False,
         producer_threaded=False,
         web_enabled=False,
-        datadir=str(settings.state_dir / "faust"),
+        datadir=str(datadir),
     )
     app.claimer = projector
     app.fetch_settings = FetchSettings(wait_ms=settings.fetch_wait_ms)
@@ -194,13 +197,12 @@ def _crash_reason(app: Any) -> BaseException | None:
 
 def ready(app: Any) -> bool:
     """Whether the projector consumes: started, not rebalancing, with partitions."""
-    return bool(
-        app.started
-        and not app.should_stop
-        and not app.rebalancing
-        and not app._fetcher.crashed  # noqa: SLF001
-        and app.consumer.assignment()
-    )
+    if not app.started or app.should_stop or app.rebalancing or app._fetcher.crashed:  # noqa: SLF001
+        return False
+    try:
+        return bool(app.consumer.assignment())
+    except ConsumerNotStarted:
+        return False
 
 
 async def run(app: faust.App, stop: asyncio.Event) -> None:

@@ -34,7 +34,8 @@ BUSY_RETRY_MS = 5_000
 _CLAIM = """WITH c AS MATERIALIZED (
     SELECT rank FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3
     ORDER BY rank LIMIT $4 FOR UPDATE SKIP LOCKED)
-DELETE FROM offer_queue q USING c WHERE q.campaign_no = $1 AND q.phase = $2 AND q.rank = c.rank RETURNING q.rank, q.device_no, q.stratum, q.attempt"""
+DELETE FROM offer_queue q USING c
+WHERE q.campaign_no = $1 AND q.phase = $2 AND q.rank = c.rank RETURNING q.rank, q.device_no, q.stratum, q.attempt"""
 _SLOTS = """INSERT INTO device_slot (device_no, campaign_no, attempt)
 SELECT d, $2, a FROM unnest($1::int[], $3::smallint[]) u(d, a) ORDER BY d ON CONFLICT DO NOTHING RETURNING device_no"""
 

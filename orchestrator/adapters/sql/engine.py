@@ -39,10 +39,16 @@ _HOT_PLANS = {
 }
 
 
-def make_engine(url: str, *, pool_size: int = 5, hot: bool = False, application: str = "ota") -> AsyncEngine:
+def make_engine(
+    url: str, *, pool_size: int = 5, hot: bool = False, application: str = "ota", search_path: str = "public"
+) -> AsyncEngine:
     """An engine for ``postgresql://…``; ``hot`` pins plans to index lookups for projector and gateway connections."""
     parsed = make_url(url).set(drivername="postgresql+asyncpg")
-    settings = {"application_name": application, "idle_in_transaction_session_timeout": "60000"}
+    settings = {
+        "application_name": application,
+        "idle_in_transaction_session_timeout": "60000",
+        "search_path": search_path,
+    }
     return create_async_engine(
         parsed,
         pool_size=pool_size,

@@ -75,7 +75,9 @@ class Applied:
 class FactProjection:
     """Applies deliveries. One instance per lane: calls must not overlap for the same partitions."""
 
-    def __init__(self, engine: AsyncEngine, topic: str) -> None:
+    def __init__(self, engine: AsyncEngine, topic: str, *, judge: bool = True) -> None:
+        """``judge=False`` for a rebuild: verdicts are events, copied and never taken again."""
+        self._judges = judge
         self._engine = engine
         self._topic = topic
         self._claims: dict[int, Claim] = {}
@@ -150,7 +152,8 @@ class FactProjection:
                 await conn.copy_records_to_table("timeline", records=batch.timeline, columns=_TIMELINE)
             if batch.dead:
                 await conn.copy_records_to_table("dead_letter", records=batch.dead, columns=_DEAD)
-            applied.halts = await self._judge(conn, failures, now)
+            if self._judges:
+                applied.halts = await self._judge(conn, failures, now)
         for partition, end in ends.items():
             self._claims[partition] = Claim(end, self._claims[partition].epoch)
         applied.facts = len(batch.timeline)

@@ -1,8 +1,9 @@
 """The order in which transactions take locks, and the advisory locks among them.
 
 Order: projection_position → pacing → offer_queue / due_queue (SKIP LOCKED) → device_slot insert → assignment (by device_no,
-campaign_no) → device_slot delete → counters (by key) → gate → control → ledger head → event log. Every transaction follows it. Slots
-stand on both sides of the rows without harm: an offer inserts only where no slot is, a delete happens only where one is, by the row's locker.
+campaign_no) → device_slot delete → counters (by key) → gate → control → ledger head → event log. Every transaction follows it.
+Slots stand on both sides of the rows without harm: an offer inserts only where no slot is, a delete happens only where one is, by
+the row's locker.
 
 Control is a *fair* lock: row locks let new sharers overtake a waiting exclusive locker, so a halt could starve; advisory locks queue.
 """

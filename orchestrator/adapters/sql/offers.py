@@ -24,7 +24,7 @@ from orchestrator.adapters.sql.facts import PROJECTION
 from orchestrator.adapters.sql.locks import share_control
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import OfferView
-from orchestrator.domain.assignment import RANK, Assignment, Observation, State, due, observe
+from orchestrator.domain.assignment import RANK, State, due, observe, start
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.visibility import Shown, shown
 from schemas.ledger import Entry, Kind
@@ -186,7 +186,7 @@ class SqlOffers:
         changes = rows.Changes({campaign_no: rules}, SHARD)
         deadlines: list[tuple[int, int, int, int, str]] = []
         for row in fresh:
-            new = _started(row, now)
+            new = observe(row, start(row.attempt, now))
             changes.add(row, new)
             what = due(new, rules.offer_ttl, rules.confirm_deadline)
             assert what is not None
@@ -215,10 +215,6 @@ class SqlOffers:
                 for attempt, devices in sorted(by_attempt.items())
             ],
         )
-
-
-def _started(row: Assignment, at: int) -> Assignment:
-    return observe(row, Observation(attempt=row.attempt, state=State.ACCEPTED, at=at))
 
 
 def _revealed(view: OfferView | None, action_id: int) -> OfferView | None:

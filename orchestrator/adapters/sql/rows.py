@@ -60,6 +60,8 @@ ON CONFLICT (campaign_no, phase, gate_epoch, bucket, stratum, shard)
 DO UPDATE SET started = t.started + excluded.started, good = t.good + excluded.good, excluded = t.excluded + excluded.excluded"""
 _RELEASE = """DELETE FROM device_slot s USING unnest($1::int[], $2::int[]) u(d, c)
 WHERE s.device_no = u.d AND s.campaign_no = u.c"""
+_HOLD = """INSERT INTO device_slot (device_no, campaign_no, attempt)
+SELECT * FROM unnest($1::int[], $2::int[], $3::smallint[]) ON CONFLICT DO NOTHING"""
 _DUE = """INSERT INTO due_queue (due_at, campaign_no, device_no, attempt, what)
 SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::smallint[], $5::text[]) ON CONFLICT DO NOTHING"""
 
@@ -95,6 +97,7 @@ class Changes:
         self._inserted: dict[Key, Assignment] = {}
         self._updated: dict[Key, Assignment] = {}
         self._released: set[Key] = set()
+        self._held: dict[Key, int] = {}
         self._states: dict[tuple[int, int, int, str], int] = defaultdict(int)
         self._gate: dict[tuple[int, int, int, int], list[int]] = defaultdict(lambda: [0, 0])
         self._mature: dict[tuple[int, int, int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -112,6 +115,8 @@ class Changes:
             self._updated[key] = new
         if old is not None and holds_slot(old) and not holds_slot(new):
             self._released.add(key)
+        elif old is not None and old.attempt == new.attempt and holds_slot(new) and not holds_slot(old):
+            self._held[key] = new.attempt  # written off as silent, and now it says that it is in trial
         if new.failed_at is not None and (old is None or old.failed_at is None):
             self.new_failures[new.campaign_no].append(new)
         bucket = self._rules[new.campaign_no].bucket
@@ -138,6 +143,8 @@ class Changes:
             await conn.execute(_UPDATE, *_columns([astuple(self._updated[k]) for k in sorted(self._updated)]))
         if self._released:
             await conn.execute(_RELEASE, *_columns(sorted(self._released)))
+        if self._held:
+            await conn.execute(_HOLD, *_columns([(*key, self._held[key]) for key in sorted(self._held)]))
         states = [(*key, n) for key, n in sorted(self._states.items()) if n]
         if states:
             c, p, s, st, n = _columns(states)

@@ -24,13 +24,12 @@ from orchestrator.app.ports import DeadlineSweep
 from orchestrator.domain.assignment import (
     IN_TRIAL,
     Assignment,
-    FailureClass,
-    Observation,
     State,
     cancel_requested,
     expiry,
     observe,
     overdue,
+    withdrawal,
 )
 from orchestrator.domain.campaign import CampaignState
 from schemas.ledger import Cause, Entry, Kind
@@ -49,8 +48,9 @@ _CLAIM = """WITH c AS MATERIALIZED (
     SELECT due_at, campaign_no, device_no, attempt, what FROM due_queue
     WHERE campaign_no = $1 AND ((what = 'offer' AND due_at <= $2) OR (what = 'confirm' AND due_at <= $3))
     ORDER BY due_at, device_no LIMIT $4 FOR UPDATE SKIP LOCKED)
-DELETE FROM due_queue q USING c WHERE q.due_at = c.due_at AND q.campaign_no = c.campaign_no AND q.device_no = c.device_no AND q.attempt = c.attempt
-    AND q.what = c.what RETURNING q.device_no, q.attempt, q.what"""
+DELETE FROM due_queue q USING c
+WHERE (q.due_at, q.campaign_no, q.device_no, q.attempt, q.what) = (c.due_at, c.campaign_no, c.device_no, c.attempt, c.what)
+RETURNING q.device_no, q.attempt, q.what"""
 
 
 @dataclass(slots=True)
@@ -127,14 +127,7 @@ def _expire(work: _Work, rules: CampaignRules, row: Assignment, state: str, now:
 def _stop(work: _Work, row: Assignment, state: str, now: int) -> None:
     cause = Cause.HALTED if state == CampaignState.HALTED else Cause.ABORTED
     if row.state is State.OFFERED:
-        seen = Observation(
-            attempt=row.attempt,
-            state=State.CANCELLED,
-            at=now,
-            failure_class=FailureClass.OPERATOR,
-            reason=str(cause),
-        )
-        work.changes.add(row, observe(row, seen))
+        work.changes.add(row, observe(row, withdrawal(row.attempt, cause, now)))
         work.entries[Kind.WITHDRAW, cause, row.attempt].append(row.device_no)
         if cause is Cause.HALTED:  # a resume offers again; nothing of this attempt was revealed, so it does not count
             work.again.append(row)
@@ -145,20 +138,15 @@ def _stop(work: _Work, row: Assignment, state: str, now: int) -> None:
 
 
 async def _requeue(conn: asyncpg.Connection, again: Iterable[Assignment], not_before: int) -> None:
-    records = [
-        (
-            row.campaign_no,
-            row.phase,
-            RETRY_RANK + row.device_no,
-            row.device_no,
-            row.stratum,
-            row.attempt + 1,
-            not_before,
-        )
-        for row in sorted(again, key=lambda row: row.device_no)
-    ]
+    records = [retry_row(row, row.attempt + 1, not_before) for row in sorted(again, key=lambda row: row.device_no)]
     if records:
         await conn.copy_records_to_table("offer_queue", records=records)
+
+
+def retry_row(row: Assignment, attempt: int, not_before: int) -> tuple[int, ...]:
+    """The queue row of a further attempt."""
+    rank = RETRY_RANK + row.device_no
+    return row.campaign_no, row.phase, rank, row.device_no, row.stratum, attempt, not_before
 
 
 def _rows(
