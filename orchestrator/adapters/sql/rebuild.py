@@ -80,7 +80,7 @@ def _ignore(_what: str, _n: int) -> None:
 
 async def verify(settings: Settings, progress: Progress = _ignore) -> list[Difference]:
     """Rebuild beside the live tables and compare; empty if they are equal. Leaves nothing behind."""
-    async with _rebuilt(settings, progress) as (conn, _):
+    async with _rebuilt(settings, progress, switch=False) as conn:
         return await _differences(conn)
 
 
@@ -89,7 +89,7 @@ async def rebuild(settings: Settings, progress: Progress = _ignore) -> dict[str,
 
     Readers see either the old or the new tables. Work queues that hold clocks (``due_queue``) and positions stay as they are.
     """
-    async with _rebuilt(settings, progress) as (conn, _):
+    async with _rebuilt(settings, progress, switch=True) as conn:
         counts: dict[str, int] = {}
         for table in [*COMPARED, *SUMMED]:
             await conn.execute(f"DROP TABLE public.{table}")
@@ -99,7 +99,7 @@ async def rebuild(settings: Settings, progress: Progress = _ignore) -> dict[str,
 
 
 @asynccontextmanager
-async def _rebuilt(settings: Settings, progress: Progress) -> AsyncIterator[tuple[asyncpg.Connection, AsyncEngine]]:
+async def _rebuilt(settings: Settings, progress: Progress, *, switch: bool) -> AsyncIterator[asyncpg.Connection]:
     """Fresh tables at the heads of both logs, while writers wait; what the caller does in the transaction is committed."""
     live = make_engine(settings.database_url, pool_size=2, application="ota-rebuild")
     fresh = make_engine(
@@ -110,11 +110,14 @@ async def _rebuilt(settings: Settings, progress: Progress) -> AsyncIterator[tupl
         build = _Build(settings, live, fresh, progress)
         await build.follow()
         async with transaction(live) as conn:
+            if switch:  # before the logs' locks: writers in flight hold these tables while they wait for those locks
+                tables = ", ".join(f"public.{table}" for table in [*COMPARED, *SUMMED])
+                await conn.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             await conn.execute("SELECT 1 FROM projection_position ORDER BY topic, partition FOR UPDATE")
             await own_ledger(conn)
             await own_event_log(conn)
             await build.follow()
-            yield conn, live
+            yield conn
     finally:
         async with transaction(live) as conn:
             await conn.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
