@@ -87,7 +87,7 @@ class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     v: int = VERSION
     time: int | None = None
     """Milliseconds since the epoch, device clock."""
-    data: msgspec.Raw = msgspec.Raw(b"{}")
+    data: msgspec.Raw
     specversion: str = "1.0"
 
 

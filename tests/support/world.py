@@ -100,7 +100,7 @@ class World:
                 [(*f[:3], msgspec.json.encode(f[3]).decode(), T0) for f in fleet],
             )
         self.fleet = {f[0]: f for f in fleet}
-        await self.projection.claim(IDENTITY, {p: (0, 0) for p in self.log})
+        await self.projection.claim(IDENTITY, dict.fromkeys(self.log, (0, 0)))
 
     async def command(self, campaign_id: str, build: Any, command_id: str | None = None) -> c.Campaign:
         done = await self.store.execute(

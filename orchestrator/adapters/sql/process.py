@@ -24,7 +24,7 @@ class SqlEnrolments:
     async def phase_sizes(self, campaign_id: str) -> Sequence[int]:
         async with driver(self._engine) as conn:
             stored = await conn.fetchval("SELECT enrolment FROM campaign WHERE campaign_id = $1", campaign_id)
-        return [] if stored is None else msgspec.json.decode(stored, type=CohortEnrolled).phases
+        return [] if stored is None else msgspec.convert(stored, CohortEnrolled).phases
 
 
 class SqlPositions:

@@ -1,0 +1,272 @@
+"""The composition root: the only place where ports meet adapters. One function per role; entry points import nothing else.
+
+A role runs until SIGTERM or SIGINT and then ends in an orderly way: listeners first, then what they used, telemetry last. Frameworks are
+imported late, because telemetry must be set up before they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.adapters.clock import now_ms
+from orchestrator.adapters.sql.engine import CONNECTION_ERRORS, make_engine
+from orchestrator.config import Settings
+from orchestrator.errors import InvalidInputError, UnavailableError
+from orchestrator.telemetry import logs
+from orchestrator.telemetry.health import serve_health
+from orchestrator.telemetry.propagation import current_traceparent
+from orchestrator.telemetry.setup import Telemetry, setup
+
+if TYPE_CHECKING:
+    from api.operator.services import OperatorServices
+    from orchestrator.adapters.artifacts import ArtifactStore
+
+log = structlog.get_logger(__name__)
+
+ROLES: Final = ("api", "gateway", "projector", "worker", "relay")
+
+POOLS: Final = {"api": 8, "gateway": 12, "projector": 3, "worker": 12, "relay": 5}
+"""Database connections per role. They add up to 40 per set of roles, of PostgreSQL's default of 100."""
+
+Check = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """What every role has."""
+
+    name: str
+    settings: Settings
+    telemetry: Telemetry
+    stop: asyncio.Event
+    closing: AsyncExitStack
+
+    def engine(self, *, hot: bool = False) -> AsyncEngine:
+        engine = make_engine(
+            self.settings.database_url, pool_size=POOLS[self.name], hot=hot, application=f"ota-{self.name}"
+        )
+        self.closing.push_async_callback(engine.dispose)
+        return engine
+
+    async def health(self, *checks: tuple[str, Check]) -> None:
+        """Serve the probes of a role without a listener of its own."""
+        server = await serve_health(self.settings, checks, self.telemetry.metrics_text)
+        self.closing.push_async_callback(server.aclose)
+
+
+def database_check(engine: AsyncEngine) -> tuple[str, Check]:
+    """Readiness: the database answers."""
+
+    async def check() -> None:
+        async with engine.connect() as conn:
+            await conn.execute(text("SELECT 1"))
+
+    return "database", check
+
+
+async def run_role(name: str, settings: Settings) -> int:
+    """Run one role until it is told to stop; its exit code. Raises InvalidInputError for a name that is no role."""
+    if name not in ROLES:
+        raise InvalidInputError(f"There is no role '{name}'.", remedy=f"The roles are {', '.join(ROLES)}.")
+    telemetry = setup(name, settings)
+    logs.configure(name)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with AsyncExitStack() as closing:
+            role = _Role(name, settings, telemetry, stop, closing)
+            log.info("role.starting")
+            await _RUN[name](role)
+            log.info("role.stopping")
+    finally:
+        telemetry.shutdown()
+    return 0
+
+
+async def _serve(role: _Role, app: Any, port: int) -> None:
+    """Serve an ASGI app until the role stops."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def capture_signals(self) -> Any:
+            return nullcontext()  # the role's own handlers decide
+
+    config = uvicorn.Config(
+        app,
+        host=role.settings.host,
+        port=port,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    server = Server(config)
+    serving = asyncio.create_task(server.serve())
+    stopping = asyncio.create_task(role.stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    stopping.cancel()
+    await serving
+
+
+def artifact_store(settings: Settings) -> ArtifactStore:
+    """Where artifacts are kept."""
+    from orchestrator.adapters.artifacts import open_store
+
+    return open_store(settings)
+
+
+async def _api(role: _Role) -> None:
+    from api.operator.app import create_app
+    from orchestrator.telemetry.http import instrument_app
+
+    services = operator_services(role.settings, role.engine(), role.telemetry.metrics_text)
+    app = create_app(services)
+    instrument_app(app)
+    await _serve(role, app, role.settings.api_port)
+
+
+def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable[[], bytes]) -> OperatorServices:
+    """The use cases of the operator API on their adapters; also what commands on the machine itself use."""
+    raise NotImplementedError(settings, engine, metrics)
+
+
+async def _gateway(role: _Role) -> None:
+    from api.devices.gateway import create_gateway
+    from api.devices.services import GatewayServices
+    from orchestrator.adapters.kafka.producer import FactProducer
+    from orchestrator.adapters.sql.identities import SqlIdentities
+    from orchestrator.adapters.sql.offers import SqlOffers
+    from orchestrator.adapters.sql.presence import PresenceWriter
+
+    settings, instruments = role.settings, role.telemetry.instruments
+    engine = role.engine(hot=True)
+    facts = FactProducer(settings.kafka_bootstrap, settings.device_events_topic)
+    await facts.start()
+    role.closing.push_async_callback(facts.stop)
+    presence = PresenceWriter(engine, settings.presence_flush_ms)
+    presence.start()
+    role.closing.push_async_callback(presence.stop)
+    services = GatewayServices(
+        settings=settings,
+        offers=SqlOffers(engine, settings.device_events_topic),
+        facts=facts,
+        identities=SqlIdentities(engine),
+        presence=presence,
+        artifacts=artifact_store(settings),
+        clock=now_ms,
+        metrics=role.telemetry.metrics_text,
+        readiness=[database_check(engine), ("kafka", facts.ready)],
+        transient=(*CONNECTION_ERRORS, TimeoutError),
+        traceparent=current_traceparent,
+        ingested=lambda kind: instruments.events_ingested.add(1, {"type": kind}),
+        refused=lambda kind, code: instruments.events_rejected.add(1, {"type": kind, "reason": code}),
+    )
+    await _serve(role, create_gateway(services), settings.gateway_port)
+
+
+async def _projector(role: _Role) -> None:
+    from orchestrator.stream.projector import Projector, make_app, ready, run
+    from orchestrator.telemetry.observers import projector_observer
+
+    settings = role.settings
+    engine = role.engine(hot=True)
+    observe = projector_observer(role.telemetry.instruments, settings.device_events_topic, "ota-fleet")
+    app = make_app(Projector(engine, settings, observe), settings)
+
+    async def consuming() -> None:
+        if not ready(app):
+            raise UnavailableError("The projector has no partitions yet.")
+
+    await role.health(database_check(engine), ("kafka", consuming))
+    await run(app, role.stop)
+
+
+async def _worker(role: _Role) -> None:
+    from orchestrator.adapters.kafka.partitions import LogEnds
+    from orchestrator.adapters.sql.campaigns import SqlCampaignStore
+    from orchestrator.adapters.sql.decisions import SqlDecisions
+    from orchestrator.adapters.sql.process import SqlEnrolments, SqlPositions
+    from orchestrator.adapters.temporal.client import connect, register_search_attributes
+    from orchestrator.app.process import CampaignProcess, ProjectedFacts
+    from workflows.activities import ProcessActivities
+    from workflows.worker import build_worker
+
+    settings = role.settings
+    engine = role.engine()
+    ends = LogEnds(settings.kafka_bootstrap, settings.device_events_topic)
+    role.closing.push_async_callback(ends.stop)
+    process = CampaignProcess(
+        SqlCampaignStore(engine),
+        SqlDecisions(engine),
+        SqlEnrolments(engine),
+        ProjectedFacts(ends, SqlPositions(engine, settings.device_events_topic)),
+        slice_size=settings.slice_size,
+    )
+    client = await connect(settings, lazy=False)
+    await register_search_attributes(client)
+    async with build_worker(client, settings, ProcessActivities(process)):
+        await role.health(database_check(engine))
+        await role.stop.wait()
+
+
+async def _relay(role: _Role) -> None:
+    from orchestrator.adapters.kafka.partitions import LogEnds
+    from orchestrator.adapters.kafka.relay import KafkaConsumer
+    from orchestrator.adapters.sql.relay import SqlBookmarks, SqlLeadership, SqlLogReader
+    from orchestrator.adapters.temporal.client import connect
+    from orchestrator.adapters.temporal.processes import TemporalConsumer, TemporalProcesses
+    from orchestrator.app.relay import Relay
+    from orchestrator.telemetry.fleet_gauges import FleetGauges
+
+    settings = role.settings
+    engine = role.engine()
+    kafka = KafkaConsumer(settings.kafka_bootstrap, settings.campaign_events_topic)
+    role.closing.push_async_callback(kafka.close)
+    temporal = TemporalConsumer(TemporalProcesses(await connect(settings), settings))
+    relay = Relay(SqlLogReader(engine), SqlBookmarks(engine), SqlLeadership(engine), [kafka, temporal])
+    ends = LogEnds(settings.kafka_bootstrap, settings.device_events_topic)
+    role.closing.push_async_callback(ends.stop)
+    gauges = FleetGauges(engine, role.telemetry.instruments, settings.device_events_topic, ends.end_offsets)
+    await role.health(database_check(engine))
+    measuring = asyncio.create_task(_while_leading(relay, gauges.run))
+    try:
+        await relay.run(role.stop)
+    finally:
+        measuring.cancel()
+        await asyncio.gather(measuring, return_exceptions=True)
+
+
+async def _while_leading(relay: Any, run: Callable[[], Awaitable[None]]) -> None:
+    """Exactly one process exports the fleet's gauges: the leader."""
+    while True:
+        if relay.leading:
+            running = asyncio.ensure_future(run())
+            while relay.leading and not running.done():
+                await asyncio.sleep(1)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        await asyncio.sleep(1)
+
+
+_RUN: Final[dict[str, Callable[[_Role], Awaitable[None]]]] = {
+    "api": _api,
+    "gateway": _gateway,
+    "projector": _projector,
+    "worker": _worker,
+    "relay": _relay,
+}
