@@ -1,0 +1,99 @@
+"""What the gateway answers, in the words of hawkBit's device interface (https://www.eclipse.org/hawkbit/apis/ddi_api/). Pure.
+
+Bodies are kept small (Zephyr's client reads 1,100 bytes at a time) and their links absolute. Never said: ``update: skip``, which
+SWUpdate answers with success although nothing is installed, and ``confirmationBase``, which no client understands.
+"""
+
+from __future__ import annotations
+
+from binascii import crc32
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+
+from orchestrator.app.ports import OfferView
+from orchestrator.domain.profile import Profile
+from orchestrator.domain.visibility import Shown
+
+JITTER: Final = 0.1
+"""Share of the poll interval by which it varies: clients have none of their own, and a fleet that restarts stays in step otherwise."""
+
+LONGEST_SLEEP: Final = 86_399
+"""Seconds; the field has two digits for hours and clients take 24 h for an error."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Where a device is: its links start with ``{gateway}/{tenant}/controller/v1/{device}``.
+
+    The tenant is written as the client writes it: Zephyr's compares, and there are clients with ``default`` and with ``DEFAULT``.
+    """
+
+    gateway: str
+    tenant: str
+    device_id: str
+
+    @property
+    def url(self) -> str:
+        return f"{self.gateway}/{quote(self.tenant, safe='')}/controller/v1/{quote(self.device_id, safe='')}"
+
+    def download(self, view: OfferView) -> str:
+        # The action stands where hawkBit has a module id: the release of an action never changes.
+        return f"{self.url}/softwaremodules/{view.action_id}/artifacts/{quote(view.filename, safe='')}"
+
+
+def sleep(interval: int, chance: float) -> str:
+    """``HH:MM:SS`` around ``interval`` seconds; ``chance`` is uniform in 0 to 1. Never zero, which SWUpdate takes for 45 s."""
+    seconds = round(interval * (1 - JITTER + 2 * JITTER * chance))
+    seconds = max(1, min(LONGEST_SLEEP, seconds))
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def poll(base: Base, pause: str, view: OfferView | None, *, attributes_wanted: bool) -> bytes:
+    """The poll's body: one action at most, a request to cancel before anything else."""
+    links: dict[str, Any] = {}
+    if view is not None and view.shown is Shown.CANCEL:
+        # No query: SWUpdate appends "/feedback" to this link.
+        links["cancelAction"] = {"href": f"{base.url}/cancelAction/{view.action_id}"}
+    elif view is not None and view.shown is Shown.DEPLOYMENT:
+        # The query changes with what is behind the link, for clients that remember links.
+        version = crc32(f"{view.action_id}:{view.sha256}".encode())
+        links["deploymentBase"] = {"href": f"{base.url}/deploymentBase/{view.action_id}?c={version}"}
+    if attributes_wanted:
+        links["configData"] = {"href": f"{base.url}/configData"}
+    body: dict[str, Any] = {"config": {"polling": {"sleep": pause}}}
+    if links:
+        body["_links"] = links
+    return _encode(body)
+
+
+def deployment(base: Base, view: OfferView, profile: Profile) -> bytes:
+    """The deploymentBase: one chunk with one artifact."""
+    href = base.download(view)
+    links = {"download-http": {"href": href}, "md5sum-http": {"href": f"{href}.MD5SUM"}}
+    if href.startswith("https:"):
+        # "download-http" stays: for Zephyr's client it is the only link, whatever its scheme.
+        links = {"download": {"href": href}, "md5sum": {"href": f"{href}.MD5SUM"}, **links}
+    artifact = {
+        "filename": view.filename,
+        "hashes": {"sha1": view.sha1, "md5": view.md5, "sha256": view.sha256},
+        "size": view.size,
+        "_links": links,
+    }
+    chunk = {"part": profile.part, "version": view.release_version, "name": view.release_name, "artifacts": [artifact]}
+    # "id" is a text that holds an integer.
+    return _encode(
+        {
+            "id": str(view.action_id),
+            "deployment": {"download": "forced", "update": "forced", "chunks": [chunk]},
+        }
+    )
+
+
+def cancel(action_id: int) -> bytes:
+    """The cancelAction."""
+    return _encode({"id": str(action_id), "cancelAction": {"stopId": str(action_id)}})

@@ -1,0 +1,128 @@
+"""The gateway as an ASGI application: who is there, what went wrong, and how it is doing.
+
+Polls are most of its work, so there is no framework between the server and the handlers. Everything it is made of is started and
+stopped by whoever makes it; it holds nothing of its own but what can be forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.types import Receive, Scope, Send
+
+from api.devices.ddi import Ddi
+from api.devices.ddi_bodies import Base
+from api.devices.errors import UnauthorizedDeviceError, UnknownPathError
+from api.devices.http import Answer, ClientGoneError, Headers, Request, json_answer, problem, segments
+from api.devices.services import MAX_DEVICE_ID, RETRY_AFTER, GatewayServices
+from orchestrator.errors import OtaError, UnavailableError
+from orchestrator.telemetry.health import run_checks
+
+METRICS: Final = CONTENT_TYPE_PLAIN_0_0_4.encode()
+
+REPORTS: Final = {"POST": "feedback", "PUT": "configData"}
+"""Kind of report by method."""
+
+SCHEME: Final = "targettoken"
+"""Authorization scheme of hawkBit for a device's own token, in lower case."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _DefectError(OtaError):
+    """The gateway failed; this is a defect."""
+
+
+class Gateway:
+    """See ``create_gateway``."""
+
+    def __init__(self, services: GatewayServices) -> None:
+        self._services = services
+        self._tenant = services.settings.tenant.casefold()
+        self._public = services.settings.public_gateway.rstrip("/")
+        self._ddi = Ddi(services)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(Request(scope, receive, send), scope)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _http(self, request: Request, scope: Scope) -> None:
+        try:
+            await self._route(request, scope)
+        except ClientGoneError:
+            return
+        except Exception as error:
+            if request.started:
+                # A download that broke off: the server cuts the connection, and the client resumes.
+                raise
+            await self._refuse(request, self._refusal(error, scope))
+
+    def _refusal(self, error: Exception, scope: Scope) -> OtaError:
+        if isinstance(error, OtaError):
+            return error
+        if isinstance(error, self._services.transient):
+            return UnavailableError(f"Something this needs does not answer: {error!r}.")
+        _log.error("gateway.defect", path=scope["path"], method=scope["method"], exc_info=error)
+        return _DefectError()
+
+    async def _refuse(self, request: Request, error: OtaError) -> None:
+        if kind := REPORTS.get(request.method):
+            self._services.refused(kind, error.code)
+        headers: Headers = ()
+        status = error.status
+        if isinstance(error, UnavailableError):
+            _log.warning("gateway.unavailable", code=error.code, detail=error.detail)
+            status, headers = 429, [(b"retry-after", str(RETRY_AFTER).encode())]
+        elif isinstance(error, UnauthorizedDeviceError):
+            headers = [(b"www-authenticate", b"TargetToken")]
+        elif allow := error.fields.get("allow"):
+            headers = [(b"allow", str(allow).encode())]
+        elif content_range := error.fields.get("content_range"):
+            headers = [(b"content-range", str(content_range).encode())]
+        await request.answer(problem(error, status, headers))
+
+    async def _route(self, request: Request, scope: Scope) -> None:
+        match segments(scope):
+            case [tenant, "controller", "v1", device_id, *path] if tenant.casefold() == self._tenant:
+                await self._device(request, Base(self._public, tenant, device_id), path)
+            case ["healthz"]:
+                await request.answer(json_answer(200, {"status": "ok"}))
+            case ["readyz"]:
+                await request.answer(await self._ready())
+            case ["metrics"]:
+                await request.answer(Answer(body=self._services.metrics(), content_type=METRICS))
+            case _:
+                raise UnknownPathError
+
+    async def _device(self, request: Request, base: Base, path: list[str]) -> None:
+        scheme, _, token = (request.header(b"authorization") or "").partition(" ")
+        if scheme.lower() != SCHEME or not 0 < len(base.device_id) <= MAX_DEVICE_ID:
+            raise UnauthorizedDeviceError
+        device = await self._services.identities.authenticate(base.device_id, token.strip(), attributes=not path)
+        if device is None:
+            raise UnauthorizedDeviceError
+        self._services.presence.seen(device.device_no, self._services.clock())
+        await self._ddi.handle(request, base, device, path)
+
+    async def _ready(self) -> Answer:
+        ready, checks = await run_checks(self._services.readiness)
+        return json_answer(200 if ready else 503, {"status": "ok" if ready else "unavailable", "checks": checks})
+
+
+def create_gateway(services: GatewayServices) -> Gateway:
+    """The gateway as an ASGI 3 application: hawkBit's device interface, ``/healthz``, ``/readyz`` and ``/metrics``."""
+    return Gateway(services)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
