@@ -130,13 +130,9 @@ class World:
                 actor="ann",
             ),
         )
-        await self.command(
-            campaign_id, lambda *_: c.Submit(actor="ann", digest=digest, dossier=dossier.canonical())
-        )
+        await self.command(campaign_id, lambda *_: c.Submit(actor="ann", digest=digest, dossier=dossier.canonical()))
         await self.command(campaign_id, lambda *_: c.Approve(actor="bob", digest=digest))
-        return await self.command(
-            campaign_id, lambda _, s: c.Launch(actor="ann", ledger_position=s.ledger_position)
-        )
+        return await self.command(campaign_id, lambda _, s: c.Launch(actor="ann", ledger_position=s.ledger_position))
 
     async def open_phase(self, campaign_id: str, phase: int, now: int) -> c.Campaign:
         campaign = await self.decisions.enrol(campaign_id, now)

@@ -42,7 +42,9 @@ reports = st.builds(
 )
 decisions = st.one_of(
     st.builds(start, st.sampled_from(ATTEMPTS), TIMES),
-    st.builds(expiry, st.sampled_from(ATTEMPTS), st.sampled_from([Cause.OFFER_TTL, Cause.SILENT, Cause.SILENT_TRIAL]), TIMES),
+    st.builds(
+        expiry, st.sampled_from(ATTEMPTS), st.sampled_from([Cause.OFFER_TTL, Cause.SILENT, Cause.SILENT_TRIAL]), TIMES
+    ),
     st.builds(withdrawal, st.sampled_from(ATTEMPTS), st.sampled_from([Cause.HALTED, Cause.ABORTED]), TIMES),
 )
 cancels = st.tuples(st.just("cancel"), st.sampled_from(ATTEMPTS), TIMES)
