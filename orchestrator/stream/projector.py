@@ -19,6 +19,8 @@ import faust
 import structlog
 from aiokafka.admin import AIOKafkaAdminClient
 from faust.exceptions import ConsumerNotStarted
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
@@ -28,8 +30,10 @@ from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
 from orchestrator.adapters.sql.positions import BrokenChainError, FencedError, LogDamageError, LogIdentity
 from orchestrator.config import Settings
 from orchestrator.stream.transport import BatchApp, BatchSchema, BatchTransport, FetchSettings
+from orchestrator.telemetry.propagation import links_of
 
 log = structlog.get_logger(__name__)
+_tracer = trace.get_tracer(__name__)
 
 LANES = 2
 """Connections that apply at once, on disjoint partitions: one connection keeps only one core of client and server busy."""
@@ -107,9 +111,14 @@ class Projector:
     async def _apply(self, lane: FactProjection, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
             return
-        begun = time.perf_counter()
-        applied = await _persist(lambda: lane.apply(deliveries))
-        self._observe(applied, time.perf_counter() - begun)
+        # One span per batch, linked to a few of the reports in it: a span per record would outweigh the work.
+        links = links_of(record.headers for item in deliveries for record in item.records if record.headers)
+        with _tracer.start_as_current_span(f"process {self._topic}", kind=SpanKind.CONSUMER, links=links) as span:
+            begun = time.perf_counter()
+            applied = await _persist(lambda: lane.apply(deliveries))
+            self._observe(applied, time.perf_counter() - begun)
+            span.set_attribute("messaging.batch.message_count", applied.facts + len(applied.dead))
+            span.set_attribute("messaging.destination.name", self._topic)
 
     async def _identity(self) -> LogIdentity:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap)

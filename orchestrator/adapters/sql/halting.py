@@ -20,6 +20,7 @@ from orchestrator.app.ports import Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.boundary import f_star
 from orchestrator.domain.gate import Cell, HaltVerdict, RuleCount, Verdict, evaluate_halt, suspects, tally
+from orchestrator.telemetry.propagation import current_traceparent
 from schemas.campaign_events import CampaignHalted, StratumCount
 
 
@@ -144,6 +145,6 @@ async def _halt(
         rules.campaign_id,
         build,
         command_id=f"halt/{rules.campaign_id}/{verdict.scope_key}/{epoch}",
-        meta=Meta(actor="gate", reason=verdict.detail),
+        meta=Meta(actor="gate", reason=verdict.detail, traceparent=current_traceparent()),
     )
     return done.events[0].event if done.events else None
