@@ -48,6 +48,7 @@ class CampaignWorkflow:
         self._moved = 0
         self._told = 0
         self._shown = ""
+        self._crowded = 0
 
     @workflow.signal(name=LOG_MOVED)
     def log_moved(self, moved: LogMoved) -> None:
@@ -82,9 +83,12 @@ class CampaignWorkflow:
                 id=f"{workflow.info().workflow_id}/phase/{phase}",
             )
         except WorkflowAlreadyStartedError:
-            # It outlived an earlier run of this workflow. It does the same work, so let it.
-            await workflow.sleep(timedelta(milliseconds=self._campaign.options.idle_poll_ms))
+            # It outlived an earlier run of this workflow: either it ends in a moment, or it does the same work, so let it.
+            self._crowded += 1
+            pause = min(self._campaign.options.gate_poll_ms << self._crowded, self._campaign.options.idle_poll_ms)
+            await workflow.sleep(timedelta(milliseconds=pause))
             return
+        self._crowded = 0
         while True:
             await workflow.wait_condition(lambda: child.done() or self._moved > self._told)
             if child.done():

@@ -24,8 +24,8 @@ STICKY: Final = timedelta(seconds=2)
 MAX_WORKFLOW_TASKS: Final = 20
 """Workflow tasks at once: they are CPU work under one interpreter lock."""
 
-MAX_ACTIVITIES: Final = 50
-"""Attempts at once. They wait on the database most of the time, and its pool is what limits them."""
+MAX_ACTIVITIES: Final = 200
+"""Attempts at once. A dispatcher that waits for room keeps its slot and costs nothing; the rest is limited by the database's pool."""
 
 WORKFLOWS: Final = (CampaignWorkflow, PhaseWorkflow)
 
