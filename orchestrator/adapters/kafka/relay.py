@@ -15,6 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from orchestrator.adapters.kafka.producer import _close, _retrieve
 from orchestrator.app.ports import Recorded
 from orchestrator.errors import UnavailableError
 
@@ -22,6 +23,9 @@ STREAM: Final = "campaign/"
 
 REQUEST_TIMEOUT_MS: Final = 10_000
 """For one request to a broker; the relay tries the whole batch again."""
+
+DELIVERY_TIMEOUT: Final = 30.0
+"""Seconds until a batch must be acknowledged; a producer left alone would wait for a broker that is away for ever."""
 
 LINGER_MS: Final = 5
 """A batch of events is handed over at once and goes out as one request per partition."""
@@ -57,10 +61,13 @@ class KafkaConsumer:
         if not published:
             return
         try:
-            producer = await self._connected()
-            sent = [await producer.send(self._topic, **_record(event)) for event in published]
-            await asyncio.gather(*sent)
-        except (KafkaError, OSError) as error:
+            async with asyncio.timeout(DELIVERY_TIMEOUT):
+                producer = await self._connected()
+                sent = [await producer.send(self._topic, **_record(event)) for event in published]
+                for delivery in sent:
+                    delivery.add_done_callback(_retrieve)
+                await asyncio.gather(*(asyncio.shield(delivery) for delivery in sent))
+        except (KafkaError, OSError, TimeoutError) as error:
             # Sequence numbers of a producer that failed are not to be trusted (aiokafka #1017): the next attempt gets a new one.
             await self.close()
             raise UnavailableError(f"Kafka at {self._bootstrap} does not take campaign events: {error!r}") from error
@@ -68,7 +75,7 @@ class KafkaConsumer:
     async def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            await _close(producer)
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -82,7 +89,7 @@ class KafkaConsumer:
             try:
                 await producer.start()
             except BaseException:
-                await producer.stop()
+                await _close(producer)
                 raise
             self._producer = producer
         return self._producer
