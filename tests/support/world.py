@@ -16,11 +16,13 @@ from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
 from orchestrator.adapters.sql.offers import SqlOffers
 from orchestrator.adapters.sql.positions import LogIdentity
+from orchestrator.adapters.sql.registry import SqlRegistry
 from orchestrator.app.ports import Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.cohort import stratum_key
 from orchestrator.domain.plan import dossier_digest, freeze, parse_plan
 from schemas import device_events as d
+from schemas import registry_events as r
 
 TOPIC = "ota.device-events.v1"
 IDENTITY = LogIdentity(cluster_id="cluster", topic_id="topic")
@@ -78,29 +80,45 @@ class World:
 
     async def setup(self) -> None:
         """Two models; a third of the fleet is revision C."""
-        async with transaction(self.engine) as conn:
-            await conn.execute(
-                "INSERT INTO release VALUES ('rel_1', 'fw', '2.0.0', $1::jsonb, 'sha256:r', $2)",
-                '{"sensor-a": "aa", "gateway-b": "bb"}',
-                T0,
-            )
-            await conn.executemany(
-                "INSERT INTO artifact VALUES ($1, $2, 's1', 'm5', 1000, 'fw.bin', '{}', $3)",
-                [("aa", "sensor-a", T0), ("bb", "gateway-b", T0)],
-            )
-            fleet = [
-                (i, f"dev-{i:04}", "sensor-a" if i % 2 else "gateway-b", {"hw_revision": "ABC"[i % 3]})
-                for i in range(1, self.devices + 1)
-            ]
-            await conn.executemany(
-                "INSERT INTO device_identity VALUES ($1, $2, $3, NULL, $4)", [(*f[:3], T0) for f in fleet]
-            )
-            await conn.executemany(
-                "INSERT INTO device VALUES ($1, $2, $3, $4::jsonb, NULL, NULL, $5, NULL)",
-                [(*f[:3], msgspec.json.encode(f[3]).decode(), T0) for f in fleet],
-            )
+        fleet = [
+            (i, f"dev-{i:04}", "sensor-a" if i % 2 else "gateway-b", {"hw_revision": "ABC"[i % 3]})
+            for i in range(1, self.devices + 1)
+        ]
+        models = {"sensor-a": "aa", "gateway-b": "bb"}
+        await self._register(*(r.HardwareModelCreated(name=name, profile={}, actor="test") for name in models))
+        await self._register(
+            *(
+                r.ArtifactStored(
+                    sha256=sha256,
+                    sha1="s1",
+                    md5="m5",
+                    size=1_000,
+                    filename="fw.bin",
+                    hardware_model=model,
+                    image={},
+                    actor="test",
+                )
+                for model, sha256 in models.items()
+            ),
+            r.ReleaseRegistered(
+                release_id="rel_1", name="fw", version="2.0.0", artifacts=models, digest="sha256:r", actor="test"
+            ),
+            r.DevicesRegistered(
+                devices=[
+                    r.RegisteredDevice(device_no=no, device_id=name, hardware_model=model, attributes=attributes)
+                    for no, name, model, attributes in fleet
+                ],
+                actor="test",
+            ),
+        )
         self.fleet = {f[0]: f for f in fleet}
         await self.projection.claim(IDENTITY, dict.fromkeys(self.log, (0, 0)))
+
+    async def _register(self, *events: msgspec.Struct) -> None:
+        registry = SqlRegistry(self.engine)
+        for event in events:
+            stream = f"test/{next(self._ids)}"
+            await registry.record(stream, [event], command_id=uuid4().hex, meta=Meta(actor="test"))
 
     async def command(self, campaign_id: str, build: Any, command_id: str | None = None) -> c.Campaign:
         done = await self.store.execute(

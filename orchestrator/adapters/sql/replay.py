@@ -100,6 +100,14 @@ class LedgerReplay:
                 else offered_again(old, offer)
             )
             changes.add(old, new)
+        # An earlier campaign's end may be a fact that is not replayed yet; the later offer shows that the slot was free.
+        await conn.execute(
+            "INSERT INTO device_slot (device_no, campaign_no, attempt) SELECT d, $2, $3 FROM unnest($1::int[]) d"
+            " ON CONFLICT (device_no) DO UPDATE SET campaign_no = excluded.campaign_no, attempt = excluded.attempt",
+            entry.device_nos,
+            entry.campaign_no,
+            entry.attempt,
+        )
         await changes.write(conn)
 
     @staticmethod
