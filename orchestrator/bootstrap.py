@@ -1,15 +1,15 @@
 """The composition root: the only place where ports meet adapters. One function per role; entry points import nothing else.
 
-A role runs until SIGTERM or SIGINT and then ends in an orderly way: listeners first, then what they used, telemetry last. Frameworks are
-imported late, because telemetry must be set up before they are.
+A role runs until SIGTERM or SIGINT and then ends in an orderly way: listeners first, then what they used, telemetry last.
+Frameworks are imported late, because telemetry must be set up before they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.adapters.clock import now_ms
+from orchestrator.adapters.clock import new_id, now_ms
 from orchestrator.adapters.sql.engine import CONNECTION_ERRORS, make_engine
 from orchestrator.config import Settings
 from orchestrator.errors import InvalidInputError, UnavailableError
@@ -28,7 +28,8 @@ from orchestrator.telemetry.setup import Telemetry, setup
 
 if TYPE_CHECKING:
     from api.operator.services import OperatorServices
-    from orchestrator.adapters.artifacts import ArtifactStore
+    from orchestrator.adapters.artifacts import ObjectArtifacts
+    from orchestrator.app.relay import Relay
 
 log = structlog.get_logger(__name__)
 
@@ -123,11 +124,11 @@ async def _serve(role: _Role, app: Any, port: int) -> None:
     await serving
 
 
-def artifact_store(settings: Settings) -> ArtifactStore:
+def artifact_store(settings: Settings) -> ObjectArtifacts:
     """Where artifacts are kept."""
-    from orchestrator.adapters.artifacts import open_store
+    from orchestrator.adapters.artifacts import ObjectArtifacts
 
-    return open_store(settings)
+    return ObjectArtifacts(settings.artifact_store, settings.state_dir / "artifacts")
 
 
 async def _api(role: _Role) -> None:
@@ -141,8 +142,58 @@ async def _api(role: _Role) -> None:
 
 
 def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable[[], bytes]) -> OperatorServices:
-    """The use cases of the operator API on their adapters; also what commands on the machine itself use."""
-    raise NotImplementedError(settings, engine, metrics)
+    """The use cases of the operator API on their adapters."""
+    from api.operator.services import OperatorServices
+    from orchestrator.adapters.firmware_intake import McubootVerifier
+    from orchestrator.adapters.sql.campaigns import SqlCampaignStore
+    from orchestrator.adapters.sql.fleet import SqlFleet
+    from orchestrator.adapters.sql.idempotency import SqlIdempotency
+    from orchestrator.adapters.sql.queries import SqlQueries
+    from orchestrator.adapters.sql.registry import SqlRegistry
+    from orchestrator.app.campaigns import Campaigns
+    from orchestrator.app.devices import Devices
+    from orchestrator.app.keys import ApiKeys
+    from orchestrator.app.releases import Releases
+
+    registry = SqlRegistry(engine)
+    return OperatorServices(
+        settings=settings,
+        campaigns=Campaigns(
+            SqlCampaignStore(engine), SqlFleet(engine), registry, new_id=new_id, traceparent=current_traceparent
+        ),
+        releases=Releases(
+            registry,
+            artifact_store(settings),
+            McubootVerifier(),
+            new_id=new_id,
+            max_artifact_bytes=settings.max_artifact_bytes,
+            traceparent=current_traceparent,
+        ),
+        devices=Devices(
+            registry,
+            max_devices=settings.max_import_devices,
+            max_per_event=settings.max_devices_per_event,
+            traceparent=current_traceparent,
+        ),
+        keys=ApiKeys(registry, now=now_ms, new_id=new_id, traceparent=current_traceparent),
+        queries=SqlQueries(engine),
+        answers=SqlIdempotency(engine),
+        clock=now_ms,
+        metrics=metrics,
+        readiness=[database_check(engine)],
+        transient=(*CONNECTION_ERRORS, TimeoutError),
+        traceparent=current_traceparent,
+    )
+
+
+@asynccontextmanager
+async def local_services(settings: Settings) -> AsyncGenerator[OperatorServices]:
+    """The operator's use cases directly on the database: for commands on the machine itself, the first API key above all."""
+    engine = make_engine(settings.database_url, pool_size=2, application="ota-cli")
+    try:
+        yield operator_services(settings, engine, bytes)
+    finally:
+        await engine.dispose()
 
 
 async def _gateway(role: _Role) -> None:
@@ -251,16 +302,20 @@ async def _relay(role: _Role) -> None:
         await asyncio.gather(measuring, return_exceptions=True)
 
 
-async def _while_leading(relay: Any, run: Callable[[], Awaitable[None]]) -> None:
+async def _while_leading(relay: Relay, run: Callable[[], Awaitable[None]]) -> None:
     """Exactly one process exports the fleet's gauges: the leader."""
-    while True:
-        if relay.leading:
-            running = asyncio.ensure_future(run())
-            while relay.leading and not running.done():
-                await asyncio.sleep(1)
+    running: asyncio.Future[None] | None = None
+    try:
+        while True:
+            if relay.leading and (running is None or running.done()):
+                running = asyncio.ensure_future(run())
+            elif not relay.leading and running is not None:
+                running.cancel()
+                running = None
+            await asyncio.sleep(1)
+    finally:
+        if running is not None:
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        await asyncio.sleep(1)
 
 
 _RUN: Final[dict[str, Callable[[_Role], Awaitable[None]]]] = {
