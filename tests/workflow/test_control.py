@@ -147,7 +147,7 @@ async def test_a_campaign_that_does_not_exist_fails_its_workflow_with_the_code(b
 
 
 async def test_a_database_that_is_away_for_a_moment_is_asked_again(bench):
-    load, failures = bench.campaigns.load, [UnavailableError(), OSError("down"), OSError("down")]
+    load, failures = bench.campaigns.load, [UnavailableError(), OSError("down")]
 
     async def flaky(campaign_id):
         if failures:
