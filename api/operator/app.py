@@ -1,0 +1,49 @@
+"""The operator API, v1: FastAPI inside, pure ASGI middlewares around it.
+
+From the outside in: problems (catches everything), who is asking, what the body may be, whether this was asked before, routes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import FastAPI
+
+from api import health, problems
+from api.auth import AuthMiddleware
+from api.bodies import BodyMiddleware
+from api.idempotency import IdempotencyMiddleware
+from api.operator import campaigns, devices, keys, releases
+from api.operator.openapi import describe
+from api.operator.services import OperatorServices
+
+PREFIX: Final = "/v1"
+
+
+def create_app(services: OperatorServices) -> FastAPI:
+    """The application; ``/v1``, ``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``."""
+    app = FastAPI(
+        title="Bellwether operator API",
+        version="1",
+        description="Firmware campaigns in phases that stop by themselves. Every error is a problem with a stable `code`.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.openapi = lambda: describe(app)
+    problems.install(app)
+    for part in (campaigns, releases, devices, keys):
+        app.include_router(part.router, prefix=PREFIX)
+    app.include_router(health.router(services.readiness, services.metrics))
+    settings = services.settings
+    # The last one added is the outermost.
+    app.add_middleware(IdempotencyMiddleware, answers=services.answers, now=services.clock)
+    app.add_middleware(
+        BodyMiddleware,
+        limit=settings.max_body_bytes,
+        limits={devices.IMPORTS: settings.max_import_devices * devices.IMPORT_BYTES_PER_DEVICE},
+        streamed=frozenset({releases.UPLOADS}),
+    )
+    app.add_middleware(AuthMiddleware, keys=services.keys)
+    app.add_middleware(problems.ProblemMiddleware, traceparent=services.traceparent, transient=services.transient)
+    return app

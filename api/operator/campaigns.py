@@ -1,0 +1,239 @@
+"""Campaigns over HTTP: drafts, decisions of people, and how things stand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+
+from api.deps import CommandId, ExpectedVersion, PageQuery, etag, scoped, stale_as_precondition
+from api.operator import models as m
+from api.operator.listing import listed
+from api.operator.services import OperatorServices, Services
+from orchestrator.app.keys import Principal, Scope
+from orchestrator.app.ports import Recorded
+
+router = APIRouter(prefix="/campaigns", tags=["campaigns"])
+
+Reader = Annotated[Principal, scoped(Scope.CAMPAIGN_READ)]
+Writer = Annotated[Principal, scoped(Scope.CAMPAIGN_WRITE)]
+Launcher = Annotated[Principal, scoped(Scope.CAMPAIGN_LAUNCH)]
+Approver = Annotated[Principal, scoped(Scope.CAMPAIGN_APPROVE)]
+Halter = Annotated[Principal, scoped(Scope.CAMPAIGN_HALT)]
+
+
+class CampaignQuery(PageQuery):
+    state: Literal["draft", "submitted", "approved", "running", "paused", "halted", "completed", "aborted"] | None = (
+        None
+    )
+
+
+async def _shown(services: OperatorServices, campaign_id: str, response: Response) -> m.Campaign:
+    status = await services.queries.campaign(campaign_id)
+    response.headers["ETag"] = etag(status.version)
+    return m.Campaign.model_validate(status)
+
+
+@router.post("", status_code=201)
+async def create_campaign(
+    body: m.CampaignInput, caller: Writer, services: Services, command_id: CommandId, response: Response
+) -> m.Campaign:
+    """Create a draft. The plan is checked as far as it goes without a fleet; every problem is named at once."""
+    done = await services.campaigns.create(body.name, body.plan, actor=caller.name, command_id=command_id)
+    campaign_id = done.campaign.campaign_id
+    response.headers["Location"] = f"/v1/campaigns/{campaign_id}"
+    return await _shown(services, campaign_id, response)
+
+
+@router.get("")
+async def list_campaigns(
+    query: Annotated[CampaignQuery, Query()], _: Reader, services: Services, request: Request, response: Response
+) -> m.Listed[m.CampaignSummary]:
+    """The newest first."""
+
+    async def read(limit: int, after: Any) -> Any:
+        return await services.queries.campaigns(limit, after, state=query.state)
+
+    return await listed(request, response, services, query, m.CampaignSummary.model_validate, read)
+
+
+@router.get("/{campaign_id}")
+async def get_campaign(campaign_id: str, _: Reader, services: Services, response: Response) -> m.Campaign:
+    """State, phases with counts, gate, and the halt with every number it was decided on; of one snapshot."""
+    return await _shown(services, campaign_id, response)
+
+
+@router.get("/{campaign_id}/events")
+async def list_campaign_events(
+    campaign_id: str,
+    query: Annotated[PageQuery, Query()],
+    _: Reader,
+    services: Services,
+    request: Request,
+    response: Response,
+) -> m.Listed[m.CampaignEvent]:
+    """Every decision about the campaign, the oldest first."""
+
+    async def read(limit: int, after: Any) -> Any:
+        return await services.queries.campaign_events(campaign_id, limit, after)
+
+    return await listed(request, response, services, query, _event, read)
+
+
+@router.get("/{campaign_id}/preview")
+async def preview_campaign(campaign_id: str, _: Reader, services: Services) -> m.Preview:
+    """What the plan means in devices and in failures; of a draft, for the fleet as it is now."""
+    return m.Preview.model_validate(await services.campaigns.preview(campaign_id))
+
+
+@router.post("/{campaign_id}/submit")
+async def submit_campaign(
+    campaign_id: str,
+    caller: Writer,
+    services: Services,
+    command_id: CommandId,
+    expected: ExpectedVersion,
+    response: Response,
+) -> m.Campaign:
+    """Freeze every number into the dossier and ask for approval."""
+    with stale_as_precondition(expected):
+        await services.campaigns.submit(
+            campaign_id, actor=caller.name, command_id=command_id, expected_version=expected
+        )
+    return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/approve")
+async def approve_campaign(
+    campaign_id: str,
+    body: m.DigestInput,
+    caller: Approver,
+    services: Services,
+    command_id: CommandId,
+    expected: ExpectedVersion,
+    response: Response,
+) -> m.Campaign:
+    """Approve the plan of a submitted campaign, or the resume of a halted one."""
+    with stale_as_precondition(expected):
+        await services.campaigns.approve(
+            campaign_id, body.digest, actor=caller.name, command_id=command_id, expected_version=expected
+        )
+    return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/phases/{phase}/approve")
+async def approve_phase(
+    campaign_id: str,
+    phase: int,
+    body: m.DigestInput,
+    caller: Approver,
+    services: Services,
+    command_id: CommandId,
+    expected: ExpectedVersion,
+    response: Response,
+) -> m.Campaign:
+    """Let a phase promote that waits for people; phases count from 0."""
+    with stale_as_precondition(expected):
+        await services.campaigns.approve_phase(
+            campaign_id, phase, body.digest, actor=caller.name, command_id=command_id, expected_version=expected
+        )
+    return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/launch")
+async def launch_campaign(
+    campaign_id: str,
+    caller: Launcher,
+    services: Services,
+    command_id: CommandId,
+    expected: ExpectedVersion,
+    response: Response,
+) -> m.Campaign:
+    """Start an approved campaign."""
+    with stale_as_precondition(expected):
+        await services.campaigns.launch(
+            campaign_id, actor=caller.name, command_id=command_id, expected_version=expected
+        )
+    return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/pause")
+async def pause_campaign(
+    campaign_id: str,
+    body: m.ReasonInput,
+    caller: Halter,
+    services: Services,
+    command_id: CommandId,
+    expected: ExpectedVersion,
+    response: Response,
+) -> m.Campaign:
+    """Hold offers; devices that started go on."""
+    with stale_as_precondition(expected):
+        await services.campaigns.pause(
+            campaign_id, body.reason, actor=caller.name, command_id=command_id, expected_version=expected
+        )
+    return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/resume")
+async def resume_campaign(
+    campaign_id: str,
+    body: m.ReasonInput,
+    caller: Launcher,
+    services: Services,
+    command_id: CommandId,
+    expected: ExpectedVersion,
+    response: Response,
+) -> m.Campaign:
+    """Go on after a pause, or after a halt whose end somebody else has approved."""
+    with stale_as_precondition(expected):
+        await services.campaigns.resume(
+            campaign_id, body.reason, actor=caller.name, command_id=command_id, expected_version=expected
+        )
+    return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/halt")
+async def halt_campaign(
+    campaign_id: str,
+    body: m.ReasonInput,
+    caller: Halter,
+    services: Services,
+    command_id: CommandId,
+    response: Response,
+) -> m.Campaign:
+    """Stop now. Never refused for being stale; `halt.position` says beyond where nothing is offered or started."""
+    await services.campaigns.halt(campaign_id, body.reason, actor=caller.name, command_id=command_id)
+    return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/abort")
+async def abort_campaign(
+    campaign_id: str,
+    body: m.ReasonInput,
+    caller: Launcher,
+    services: Services,
+    command_id: CommandId,
+    expected: ExpectedVersion,
+    response: Response,
+) -> m.Campaign:
+    """End the campaign for good."""
+    with stale_as_precondition(expected):
+        await services.campaigns.abort(
+            campaign_id, body.reason, actor=caller.name, command_id=command_id, expected_version=expected
+        )
+    return await _shown(services, campaign_id, response)
+
+
+def _event(item: Recorded) -> m.CampaignEvent:
+    return m.CampaignEvent(
+        position=item.position,
+        stream=item.stream,
+        version=item.version,
+        event_id=item.event_id,
+        type=item.type,
+        data=msgspec.to_builtins(item.event),
+        meta=msgspec.to_builtins(item.meta),
+        recorded_at=item.recorded_at,  # pyright: ignore[reportArgumentType]  # the model takes milliseconds
+    )

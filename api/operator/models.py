@@ -1,0 +1,372 @@
+"""What travels over the operator API. Input refuses unknown fields; times are RFC 3339 in UTC; durations are milliseconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+T = TypeVar("T")
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _from_ms(value: Any) -> Any:
+    return _EPOCH + timedelta(milliseconds=value) if isinstance(value, int) else value
+
+
+def _to_text(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[
+    datetime,
+    BeforeValidator(_from_ms),
+    PlainSerializer(_to_text, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""Milliseconds since the epoch inside, RFC 3339 outside."""
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(min_length=1, max_length=1_000)]
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Output(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Listed(BaseModel, Generic[T]):
+    """A page. ``next`` is the cursor of the one after it; null at the end. A filtered page may be short before that."""
+
+    items: list[T]
+    next: str | None
+
+
+class ProblemItem(BaseModel):
+    code: str
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str
+    remedy: str
+    trace_id: str
+    errors: list[ProblemItem]
+
+
+# --------------------------------------------------------------------------- registry
+
+
+class HardwareModelInput(_Input):
+    name: Text
+    profile: dict[str, Any] = Field({}, description="How its update client speaks: client, part, closed_success.")
+
+
+class HardwareModel(_Output):
+    name: str
+    profile: dict[str, Any]
+    created_at: Time
+
+
+class TrustedKeyInput(_Input):
+    pem: Annotated[str, Field(min_length=1, max_length=65_536)]
+
+
+class TrustedKey(_Output):
+    key_id: str
+    hardware_model: str
+    algorithm: str
+    pem: str
+    added_at: Time
+
+
+class Artifact(_Output):
+    sha256: str
+    hardware_model: str
+    sha1: str
+    md5: str
+    size: int
+    filename: str
+    image: dict[str, Any]
+    stored_at: Time
+
+
+class ReleaseInput(_Input):
+    name: Text
+    version: Text
+    artifacts: dict[str, Sha256] = Field(description="Hardware model to the sha256 of its artifact.")
+
+
+class Release(_Output):
+    release_id: str
+    name: str
+    version: str
+    artifacts: dict[str, str]
+    digest: str
+    created_at: Time
+
+
+class NewDevice(_Input):
+    device_id: str
+    hardware_model: Text
+    attributes: dict[str, str] = {}
+
+
+class ImportInput(_Input):
+    devices: list[NewDevice]
+    issue_tokens: bool = Field(False, description="Give each device a token; it is shown in this answer only.")
+
+
+class ImportedDevice(_Output):
+    device_no: int
+    device_id: str
+    token: str | None
+
+
+class Imported(BaseModel):
+    devices: list[ImportedDevice]
+
+
+class IssuedToken(_Output):
+    device_id: str
+    token: str | None
+
+
+class Device(_Output):
+    device_no: int
+    device_id: str
+    hardware_model: str
+    attributes: dict[str, str]
+    version: str | None
+    digest: str | None
+    registered_at: Time
+    reported_at: Time | None
+    last_seen_at: Time | None
+
+
+class Assignment(_Output):
+    campaign_id: str
+    campaign_name: str
+    release_id: str
+    phase: int
+    stratum: str
+    attempt: int
+    action_id: int
+    state: str
+    changed_at: Time
+    offered_at: Time
+    started_at: Time | None
+    cancel_requested_at: Time | None
+    failure_class: str | None
+    reason: str | None
+    current: bool
+
+
+class DeviceDetail(Device):
+    token_issued: bool
+    assignment: Assignment | None
+    assignments: list[Assignment]
+
+
+class TimelineEntry(_Output):
+    event_id: str
+    type: str
+    recorded_at: Time
+    campaign_id: str | None
+    attempt: int | None
+    failure_class: str | None
+    reason: str | None
+    detail: str | None
+    partition: int
+    offset: int
+
+
+# --------------------------------------------------------------------------- campaigns
+
+
+class CampaignInput(_Input):
+    name: Text
+    plan: dict[str, Any] = Field(description="The plan; its `release` is a release_id.")
+
+
+class DigestInput(_Input):
+    digest: Text = Field(description="What was reviewed: the campaign's `digest`.")
+
+
+class ReasonInput(_Input):
+    reason: Text
+
+
+class CampaignSummary(_Output):
+    campaign_id: str
+    name: str
+    release_id: str
+    state: str
+    version: int
+    author: str
+    phase: int
+    phase_count: int
+    created_at: Time
+    updated_at: Time
+
+
+class PhaseStatus(_Output):
+    phase: int
+    name: str
+    state: str
+    devices: int | None
+    counts: dict[str, int]
+    approved: bool
+    soak_until: Time | None
+
+
+class GateStatus(_Output):
+    rule: str
+    scope: str
+    gate_epoch: int
+    n: int
+    f: int
+    bound: int | None
+    verdict: str
+    evaluated_at: Time
+
+
+class HaltedStratum(BaseModel):
+    stratum: str
+    started: int
+    failures: int
+    log_e: float
+
+
+class HaltStatus(_Output):
+    by: str
+    reason: str
+    at: Time
+    phase: int | None
+    gate_epoch: int
+    position: int = Field(description="Head of the ledger at the halt: nothing is offered or started beyond it.")
+    offers_after: int
+    starts_after: int
+    rule: str | None
+    scope: str | None
+    n: int | None
+    f: int | None
+    bound: int | None
+    log_e: float | None
+    p0: float | None
+    alpha: float | None
+    strata: list[HaltedStratum]
+    failed_at: Time | None
+    fact: dict[str, Any] | None
+
+
+class Enrolment(_Output):
+    members: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[int]
+
+
+class Campaign(CampaignSummary):
+    release_name: str
+    release_version: str
+    digest: str | None
+    plan: dict[str, Any]
+    gate_epoch: int
+    approvals: list[str]
+    approvals_required: int
+    resume_approvals: list[str]
+    enrolment: Enrolment | None
+    exposed: int = Field(description="Devices that started.")
+    spared: int | None = Field(description="Devices of the cohort that did not, held-back ones apart.")
+    counts: dict[str, int]
+    phases: list[PhaseStatus]
+    gate: list[GateStatus]
+    halt: HaltStatus | None
+
+
+class CampaignEvent(_Output):
+    position: int
+    stream: str
+    version: int
+    event_id: str
+    type: str
+    data: dict[str, Any]
+    meta: dict[str, Any]
+    recorded_at: Time
+
+
+class PhasePreview(_Output):
+    name: str
+    size: int
+    reached: int
+    strata: dict[str, int]
+    in_flight: int
+    failures_at_most: int = Field(description="Failures since the launch before offers stop, at most.")
+
+
+class RulePreview(_Output):
+    name: str
+    scope: str
+    p0: float
+    alpha: float
+    processes: int
+    min_failures: int
+    bounds: dict[str, int] = Field(description="Started devices to the fewest failures that halt.")
+
+
+class PlanProblem(_Output):
+    pointer: str
+    code: str
+    detail: str
+
+
+class Preview(_Output):
+    digest: str | None
+    frozen: bool
+    devices: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[PhasePreview]
+    rules: list[RulePreview]
+    problems: list[PlanProblem]
+
+
+# --------------------------------------------------------------------------- keys
+
+
+class ApiKeyInput(_Input):
+    name: Text
+    scopes: list[str]
+    expires_in_days: Annotated[int, Field(ge=1, le=366)] = 366
+
+
+class ApiKey(_Output):
+    key_id: str
+    name: str
+    scopes: list[str]
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class CreatedApiKey(_Output):
+    key: str | None = Field(description="Shown once; null when an answer is repeated.")
+    key_id: str
+    name: str
+    scopes: list[str]
+    expires_at: Time | None

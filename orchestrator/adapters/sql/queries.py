@@ -1,0 +1,329 @@
+"""``orchestrator.app.queries.Queries`` on PostgreSQL: keyset pages and single things, no OFFSET, no COUNT over rows.
+
+Counts of devices are sums of counters. What is read of one campaign is of one snapshot, so its numbers agree with each other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import asyncpg
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator.adapters.sql import event_log
+from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, stream_of
+from orchestrator.adapters.sql.engine import driver
+from orchestrator.adapters.sql.registry import ARTIFACT, RELEASE
+from orchestrator.app.ports import Recorded
+from orchestrator.app.queries import (
+    AssignmentStatus,
+    CampaignStatus,
+    CampaignSummary,
+    DeviceStatus,
+    DeviceSummary,
+    Enrolment,
+    GateStatus,
+    HaltStatus,
+    Key,
+    Page,
+    PhaseStatus,
+    TimelineEntry,
+)
+from orchestrator.app.registry import Artifact, DeviceNotFoundError, HardwareModel, Release, ReleaseNotFoundError
+from orchestrator.domain import campaign as c
+from schemas.campaign_events import CampaignHalted
+
+T = TypeVar("T")
+
+SCANNED: Final = 20_000
+"""Devices that one filtered page looks at, at most: keeps a rare match from reading the whole table in one request."""
+
+ASSIGNMENTS: Final = 50
+"""Campaigns of a device that are shown; the earlier ones are in its timeline."""
+
+_SUMMARY = (
+    "campaign_no, campaign_id, name, release_id, state, version, author, phase,"
+    " jsonb_array_length(plan->'phases') AS phase_count, created_at, updated_at"
+)
+_DEVICE = (
+    "d.device_no, d.device_id, d.hardware_model, d.attributes, d.version, d.digest, d.registered_at, d.reported_at,"
+    " p.last_seen_at"
+)
+_ASSIGNMENTS = """SELECT c.campaign_id, c.name AS campaign_name, c.release_id, a.phase, s.key AS stratum, a.attempt, a.action_id,
+    a.state, a.changed_at, a.offered_at, a.started_at, a.cancel_requested_at, a.failure_class, a.reason,
+    l.device_no IS NOT NULL AS current
+FROM assignment a JOIN campaign c ON c.campaign_no = a.campaign_no
+JOIN stratum s ON s.campaign_no = a.campaign_no AND s.stratum = a.stratum
+LEFT JOIN device_slot l ON l.device_no = a.device_no AND l.campaign_no = a.campaign_no AND l.attempt = a.attempt
+WHERE a.device_no = $1 ORDER BY a.campaign_no DESC LIMIT $2"""
+_TIMELINE = """SELECT t.event_id, t.type, t.recorded_at, c.campaign_id, t.attempt, t.failure_class, t.reason, t.detail,
+    t.partition, t."offset"
+FROM timeline t LEFT JOIN campaign c ON c.campaign_no = t.campaign_no
+WHERE t.device_no = $1 AND ($2::bigint IS NULL OR (t.recorded_at, t.partition, t."offset") < ($2, $3, $4))
+ORDER BY t.recorded_at DESC, t.partition DESC, t."offset" DESC LIMIT $5"""
+_AFTER_HALT = """SELECT kind, sum(cardinality(device_nos))::bigint AS n FROM decision_ledger
+WHERE campaign_no = $1 AND position > $2 AND ($3::bigint IS NULL OR position <= $3) AND kind IN ('offer', 'start')
+GROUP BY kind"""
+
+
+class SqlQueries:
+    """Reads for people."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def campaign(self, campaign_id: str) -> CampaignStatus:
+        async with driver(self._engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            return await _campaign(conn, campaign_id)
+
+    async def campaigns(self, limit: int, after: Key | None, *, state: str | None = None) -> Page[CampaignSummary]:
+        rows = await self._fetch(
+            f"SELECT {_SUMMARY} FROM campaign WHERE ($1::int IS NULL OR campaign_no < $1)"
+            " AND ($2::text IS NULL OR state = $2) ORDER BY campaign_no DESC LIMIT $3",
+            None if after is None else after[0],
+            state,
+            limit + 1,
+        )
+        return _page(rows, limit, _as(CampaignSummary), lambda row: (row["campaign_no"],))
+
+    async def campaign_events(self, campaign_id: str, limit: int, after: Key | None) -> Page[Recorded]:
+        async with driver(self._engine) as conn:
+            if not await conn.fetchval("SELECT true FROM campaign WHERE campaign_id = $1", campaign_id):
+                raise CampaignNotFoundError(f"There is no campaign {campaign_id[:64]!r}.")
+            # Campaign streams stay below a few hundred events.
+            found = await event_log.read_stream(conn, stream_of(campaign_id), 0 if after is None else int(after[0]))
+        return Page(items=found[:limit], after=(found[limit - 1].version,) if len(found) > limit else None)
+
+    async def devices(
+        self,
+        limit: int,
+        after: Key | None,
+        *,
+        hardware_model: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Page[DeviceSummary]:
+        start = -1 if after is None else int(after[0])
+        filtered = hardware_model is not None or bool(attributes)
+        window = SCANNED if filtered else limit + 1
+        rows = await self._fetch(
+            "WITH w AS MATERIALIZED (SELECT * FROM device WHERE device_no > $1 ORDER BY device_no LIMIT $2)"
+            f" SELECT {_DEVICE} FROM w d LEFT JOIN presence p ON p.device_no = d.device_no"
+            " WHERE ($3::text IS NULL OR d.hardware_model = $3) AND d.attributes @> $4::jsonb ORDER BY d.device_no LIMIT $5",
+            start,
+            window,
+            hardware_model,
+            msgspec.json.encode(dict(attributes or {})).decode(),
+            limit + 1,
+        )
+        page = _page(rows, limit, _as(DeviceSummary), lambda row: (row["device_no"],))
+        if page.after is None and filtered:
+            # Everything in the window was looked at; the list ends only where the window did not fill.
+            seen = await self._fetch(
+                "SELECT count(*) AS n, max(device_no) AS last FROM"
+                " (SELECT device_no FROM device WHERE device_no > $1 ORDER BY device_no LIMIT $2) w",
+                start,
+                window,
+            )
+            return Page(items=page.items, after=(seen[0]["last"],) if seen[0]["n"] == window else None)
+        return page
+
+    async def device(self, device_id: str) -> DeviceStatus:
+        async with driver(self._engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            row = await conn.fetchrow(
+                f"SELECT {_DEVICE}, i.token_hash IS NOT NULL AS token_issued FROM device_identity i"
+                " JOIN device d ON d.device_no = i.device_no LEFT JOIN presence p ON p.device_no = i.device_no"
+                " WHERE i.device_id = $1",
+                device_id,
+            )
+            if row is None:
+                raise DeviceNotFoundError(f"There is no device {device_id[:64]!r}.")
+            found = await conn.fetch(_ASSIGNMENTS, row["device_no"], ASSIGNMENTS)
+        assignments = [msgspec.convert(dict(item), AssignmentStatus) for item in found]
+        current = next((item for item in assignments if item.current), None)
+        plain = {**row, "assignment": current, "assignments": assignments}
+        return msgspec.convert(plain, DeviceStatus, from_attributes=True)
+
+    async def timeline(self, device_id: str, limit: int, after: Key | None) -> Page[TimelineEntry]:
+        async with driver(self._engine) as conn:
+            number: Any = await conn.fetchval("SELECT device_no FROM device_identity WHERE device_id = $1", device_id)
+            if number is None:
+                raise DeviceNotFoundError(f"There is no device {device_id[:64]!r}.")
+            rows = await conn.fetch(_TIMELINE, number, *(after or (None, None, None)), limit + 1)
+        return _page(rows, limit, _as(TimelineEntry), lambda row: (row["recorded_at"], row["partition"], row["offset"]))
+
+    async def releases(self, limit: int, after: Key | None) -> Page[Release]:
+        rows = await self._fetch(
+            f"SELECT {RELEASE} FROM release WHERE ($1::text IS NULL OR release_id < $1) ORDER BY release_id DESC LIMIT $2",
+            None if after is None else after[0],
+            limit + 1,
+        )
+        return _page(rows, limit, _as(Release), lambda row: (row["release_id"],))
+
+    async def release(self, release_id: str) -> Release:
+        rows = await self._fetch(f"SELECT {RELEASE} FROM release WHERE release_id = $1", release_id)
+        if not rows:
+            raise ReleaseNotFoundError(f"There is no release {release_id[:64]!r}.")
+        return msgspec.convert(dict(rows[0]), Release)
+
+    async def artifacts(self, limit: int, after: Key | None) -> Page[Artifact]:
+        rows = await self._fetch(
+            f"SELECT {ARTIFACT} FROM artifact WHERE ($1::text IS NULL OR (sha256, hardware_model) > ($1, $2))"
+            " ORDER BY sha256, hardware_model LIMIT $3",
+            *(after or (None, None)),
+            limit + 1,
+        )
+        return _page(rows, limit, _as(Artifact), lambda row: (row["sha256"], row["hardware_model"]))
+
+    async def hardware_models(self, limit: int, after: Key | None) -> Page[HardwareModel]:
+        rows = await self._fetch(
+            "SELECT name, profile, created_at FROM hardware_model WHERE ($1::text IS NULL OR name > $1) ORDER BY name LIMIT $2",
+            None if after is None else after[0],
+            limit + 1,
+        )
+        return _page(rows, limit, _as(HardwareModel), lambda row: (row["name"],))
+
+    async def _fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        async with driver(self._engine) as conn:
+            return await conn.fetch(query, *args)
+
+
+def _as(kind: type[T]) -> Callable[[asyncpg.Record], T]:
+    return lambda row: msgspec.convert(dict(row), kind)
+
+
+def _page(
+    rows: Sequence[asyncpg.Record],
+    limit: int,
+    make: Callable[[asyncpg.Record], T],
+    key: Callable[[asyncpg.Record], Key],
+) -> Page[T]:
+    """A page of at most ``limit`` out of rows that were read with one more, to see whether there is a next one."""
+    kept = rows[:limit]
+    return Page(items=[make(row) for row in kept], after=key(kept[-1]) if len(rows) > limit else None)
+
+
+# --------------------------------------------------------------------------- one campaign
+
+
+async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatus:
+    row = await conn.fetchrow(
+        f"SELECT {_SUMMARY}, digest, plan, dossier->'phases' AS shares, gate_epoch, phase_state, soak_until, enrolment"
+        " FROM campaign WHERE campaign_id = $1",
+        campaign_id,
+    )
+    if row is None:
+        raise CampaignNotFoundError(f"There is no campaign {campaign_id[:64]!r}.")
+    number: int = row["campaign_no"]
+    recorded = await event_log.read_stream(conn, stream_of(campaign_id))
+    campaign = c.fold([item.event for item in recorded])
+    counts = await _counts(conn, number)
+    enrolment = None if row["enrolment"] is None else msgspec.convert(row["enrolment"], Enrolment)
+    exposed: Any = await conn.fetchval(
+        "SELECT coalesce(sum(started), 0)::bigint FROM gate_count WHERE campaign_no = $1", number
+    )
+    gate = await conn.fetch(
+        "SELECT rule, scope, gate_epoch, n, f, bound, verdict, evaluated_at FROM gate WHERE campaign_no = $1"
+        " ORDER BY gate_epoch DESC, rule, scope",
+        number,
+    )
+    released = await conn.fetchrow("SELECT name, version FROM release WHERE release_id = $1", row["release_id"])
+    total: defaultdict[str, int] = defaultdict(int)
+    for states in counts.values():
+        for state, n in states.items():
+            total[state] += n
+    return CampaignStatus(
+        campaign_id=row["campaign_id"],
+        name=row["name"],
+        release_id=row["release_id"],
+        release_name=released["name"] if released else "",
+        release_version=released["version"] if released else "",
+        state=row["state"],
+        version=row["version"],
+        author=row["author"],
+        phase=row["phase"],
+        phase_count=row["phase_count"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        digest=row["digest"],
+        plan=campaign.plan,
+        gate_epoch=row["gate_epoch"],
+        approvals=list(campaign.approvals),
+        approvals_required=campaign.plan["approvals"]["required"],
+        resume_approvals=list(campaign.resume_approvals),
+        enrolment=enrolment,
+        exposed=exposed,
+        spared=None if enrolment is None else enrolment.members - enrolment.holdback - exposed,
+        counts=dict(total),
+        phases=_phases(campaign, row, counts),
+        gate=[msgspec.convert(dict(item), GateStatus) for item in gate],
+        halt=await _halt(conn, number, recorded),
+    )
+
+
+async def _counts(conn: asyncpg.Connection, campaign_no: int) -> dict[int, dict[str, int]]:
+    rows = await conn.fetch(
+        "SELECT phase, state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 GROUP BY phase, state"
+        " HAVING sum(n) <> 0 ORDER BY phase, state",
+        campaign_no,
+    )
+    counts: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        counts[row["phase"]][row["state"]] = row["n"]
+    return counts
+
+
+def _phases(campaign: c.Campaign, row: asyncpg.Record, counts: Mapping[int, dict[str, int]]) -> list[PhaseStatus]:
+    shares: list[Any] = row["shares"] or []
+
+    def state(index: int) -> c.PhaseState:
+        if index == campaign.phase:
+            return campaign.phase_state
+        return c.PhaseState.PROMOTED if index < campaign.phase else c.PhaseState.WAITING
+
+    return [
+        PhaseStatus(
+            phase=index,
+            name=phase["name"],
+            state=state(index),
+            devices=shares[index]["size"] if shares else None,
+            counts=counts.get(index, {}),
+            approved=index in campaign.phase_approvals,
+            soak_until=campaign.soak_until if index == campaign.phase else None,
+        )
+        for index, phase in enumerate(campaign.phases)
+    ]
+
+
+async def _halt(conn: asyncpg.Connection, campaign_no: int, recorded: Sequence[Recorded]) -> HaltStatus | None:
+    halted = next((item for item in reversed(recorded) if isinstance(item.event, CampaignHalted)), None)
+    if halted is None:
+        return None
+    event: CampaignHalted = halted.event
+    resumed = next((r for r in recorded if r.version > halted.version and r.type == "CampaignResumed"), None)
+    until = None if resumed is None else resumed.event.ledger_position
+    rows = await conn.fetch(_AFTER_HALT, campaign_no, event.ledger_position, until)
+    after = {row["kind"]: row["n"] for row in rows}
+    return HaltStatus(
+        by=event.by,
+        reason=event.reason,
+        at=halted.recorded_at,
+        phase=event.phase,
+        gate_epoch=event.gate_epoch,
+        position=event.ledger_position,
+        offers_after=after.get("offer", 0),
+        starts_after=after.get("start", 0),
+        rule=event.rule,
+        scope=event.scope,
+        n=event.n,
+        f=event.f,
+        bound=event.bound,
+        log_e=event.log_e,
+        p0=event.p0,
+        alpha=event.alpha,
+        strata=[msgspec.to_builtins(item) for item in event.strata],
+        failed_at=event.failed_at,
+        fact=event.fact,
+    )

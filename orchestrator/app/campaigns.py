@@ -1,0 +1,378 @@
+"""What people do to campaigns: create, submit, approve, launch, pause, resume, halt, abort; and a preview of what a plan means.
+
+Each is one command in one transaction of the store, and exactly once under its command id. What a command is decided on (state, ledger
+position) is read inside that transaction; only a submission counts the fleet before it, because that takes long.
+
+Not here: who may do it (scopes belong to the API; the four-eyes rule to the domain), starting workflows (the relay follows the log).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any, Final, Protocol
+
+from msgspec import Struct
+
+from orchestrator.app.ports import CampaignStore, Executed, Meta, Standing
+from orchestrator.app.registry import NewId, Release, ReleaseNotFoundError, Traceparent, untraced
+from orchestrator.domain import campaign as c
+from orchestrator.domain.blast import phase_bounds
+from orchestrator.domain.boundary import f_star
+from orchestrator.domain.plan import (
+    Dossier,
+    HaltTable,
+    Plan,
+    PlanError,
+    Problem,
+    dossier_digest,
+    freeze,
+    parse_plan,
+    validate_against,
+)
+from orchestrator.domain.selection import models
+from orchestrator.errors import InvalidInputError
+from schemas.campaign_events import CampaignCreated, CampaignHalted
+
+MAX_NAME: Final = 128
+"""Characters of a campaign's name."""
+
+MAX_REASON: Final = 1_000
+"""Characters of the reason that a person gives."""
+
+
+class CampaignNameError(InvalidInputError):
+    """The campaign needs another name."""
+
+    code = "campaign.name"
+
+
+class ReasonError(InvalidInputError):
+    """A reason is needed."""
+
+    code = "campaign.reason"
+    remedy = f"Say in a sentence of at most {MAX_REASON} characters why; it is kept in the log."
+
+
+# --------------------------------------------------------------------------- ports
+
+
+class Cohorts(Protocol):
+    """The fleet, as a plan divides it."""
+
+    async def strata_sizes(self, plan: Plan, hardware_models: Collection[str]) -> dict[str, int]:
+        """Devices of the cohort by stratum, holdback included: what ``selection.select`` gives over these models, counted."""
+        ...
+
+
+class ReleaseReader(Protocol):
+    async def release(self, release_id: str) -> Release:
+        """Raises ReleaseNotFoundError."""
+        ...
+
+
+# --------------------------------------------------------------------------- preview
+
+
+class PhasePreview(Struct, frozen=True, kw_only=True):
+    """A phase in devices: those it adds, those reached with it, and at most how many fail before offers stop."""
+
+    name: str
+    size: int
+    reached: int
+    strata: dict[str, int]
+    in_flight: int
+    failures_at_most: int
+
+
+class RulePreview(Struct, frozen=True, kw_only=True):
+    """A halt rule: fewest failures that halt at some counts of started devices."""
+
+    name: str
+    scope: str
+    p0: float
+    alpha: float
+    """Of one process."""
+    processes: int
+    min_failures: int
+    bounds: dict[str, int]
+    """Started devices to fewest failures that halt; counts at which nothing can halt are left out."""
+
+
+class Preview(Struct, frozen=True, kw_only=True):
+    """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
+
+    digest: str | None
+    frozen: bool
+    devices: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[PhasePreview]
+    rules: list[RulePreview]
+    problems: list[Problem]
+    """Why it cannot be submitted; then there are no phases and rules."""
+
+
+_SHOWN: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+"""Counts of devices at which a preview shows a rule's bound."""
+
+
+def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
+    """The dossier without its long tables."""
+    phases = [
+        PhasePreview(
+            name=share.name,
+            size=share.size,
+            reached=share.reached,
+            strata=share.strata,
+            in_flight=bound.in_flight,
+            failures_at_most=bound.failures,
+        )
+        for share, bound in zip(dossier.phases, phase_bounds(dossier), strict=True)
+    ]
+    return Preview(
+        digest=digest,
+        frozen=frozen,
+        devices=sum(dossier.strata.values()),
+        holdback=sum(dossier.holdback.values()),
+        strata=dossier.strata,
+        phases=phases,
+        rules=[_rule(table) for table in dossier.rules],
+        problems=[],
+    )
+
+
+def _rule(table: HaltTable) -> RulePreview:
+    last = table.horizons[-1]
+    counts = [n for n in _SHOWN if n < last] + ([last] if last else [])
+    bounds = {n: f_star(table.horizons, n) for n in counts}
+    return RulePreview(
+        name=table.name,
+        scope=table.scope,
+        p0=table.p0,
+        alpha=table.alpha,
+        processes=table.processes,
+        min_failures=table.min_failures,
+        bounds={str(n): max(f, table.min_failures) for n, f in bounds.items() if f is not None},
+    )
+
+
+# --------------------------------------------------------------------------- use cases
+
+
+class Campaigns:
+    """Commands of people. Each raises the errors of ``domain.campaign`` and ``domain.approval``, NotFoundError, VersionConflictError.
+
+    Args:
+        store: the campaigns' streams.
+        cohorts: counts the fleet.
+        releases: what there is to roll out.
+        new_id: makes campaign ids.
+        traceparent: the current span's context, kept with the events.
+    """
+
+    def __init__(
+        self,
+        store: CampaignStore,
+        cohorts: Cohorts,
+        releases: ReleaseReader,
+        *,
+        new_id: NewId,
+        traceparent: Traceparent = untraced,
+    ) -> None:
+        self._store = store
+        self._cohorts = cohorts
+        self._releases = releases
+        self._new_id = new_id
+        self._traceparent = traceparent
+
+    async def create(self, name: str, plan: object, *, actor: str, command_id: str) -> Executed:
+        """Create a draft. Raises PlanError with everything that is wrong with the plan."""
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name.isspace():
+            raise CampaignNameError(f"A name has 1 to {MAX_NAME} printable characters.")
+        parsed = parse_plan(plan)
+        try:
+            release = await self._releases.release(parsed.release)
+        except ReleaseNotFoundError as why:
+            raise PlanError(
+                [Problem("/release", "plan.release.unknown", f"There is no release {parsed.release!r}.")]
+            ) from why
+        campaign_id = self._new_id("cmp")
+        number = await self._store.next_campaign_no()
+
+        def build(_: c.Campaign, __: Standing) -> c.Command:
+            return c.Create(
+                campaign_id=campaign_id,
+                campaign_no=number,
+                name=name,
+                release_id=release.release_id,
+                plan=parsed.canonical(),
+                actor=actor,
+            )
+
+        done = await self._store.execute(campaign_id, build, command_id=command_id, meta=self._meta(actor))
+        made = done.events[0].event
+        if isinstance(made, CampaignCreated) and made.campaign_id != campaign_id:
+            # The command had taken effect before, under the id it was given then.
+            return Executed(campaign=await self._store.load(made.campaign_id), events=done.events)
+        return done
+
+    async def submit(
+        self, campaign_id: str, *, actor: str, command_id: str, expected_version: int | None = None
+    ) -> Executed:
+        """Count the fleet, freeze every number into the dossier, and ask for approval. Raises PlanError if the plan does not fit."""
+        campaign = await self._store.load(campaign_id)
+        digest, frozen = "", dict[str, Any]()
+        if campaign.state is c.CampaignState.DRAFT:
+            _, dossier = await self._resolve(parse_plan(campaign.plan))
+            if not isinstance(dossier, Dossier):
+                raise PlanError(dossier)
+            digest, frozen = dossier_digest(dossier), dossier.canonical()
+
+        def build(_: c.Campaign, __: Standing) -> c.Command:
+            return c.Submit(actor=actor, digest=digest, dossier=frozen)
+
+        return await self._store.execute(
+            campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version
+        )
+
+    async def approve(
+        self, campaign_id: str, digest: str, *, actor: str, command_id: str, expected_version: int | None = None
+    ) -> Executed:
+        """Approve the plan of a submitted campaign, or the resume of a halted one; ``digest`` says what was reviewed."""
+
+        def build(_: c.Campaign, __: Standing) -> c.Command:
+            return c.Approve(actor=actor, digest=digest)
+
+        return await self._store.execute(
+            campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version
+        )
+
+    async def approve_phase(
+        self,
+        campaign_id: str,
+        phase: int,
+        digest: str,
+        *,
+        actor: str,
+        command_id: str,
+        expected_version: int | None = None,
+    ) -> Executed:
+        """Let a phase promote that waits for people. Phases count from 0."""
+
+        def build(_: c.Campaign, __: Standing) -> c.Command:
+            return c.ApprovePhase(actor=actor, phase=phase, digest=digest)
+
+        return await self._store.execute(
+            campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version
+        )
+
+    async def launch(
+        self, campaign_id: str, *, actor: str, command_id: str, expected_version: int | None = None
+    ) -> Executed:
+        """Start an approved campaign."""
+
+        def build(_: c.Campaign, standing: Standing) -> c.Command:
+            return c.Launch(actor=actor, ledger_position=standing.ledger_position)
+
+        return await self._store.execute(
+            campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version
+        )
+
+    async def pause(
+        self, campaign_id: str, reason: str, *, actor: str, command_id: str, expected_version: int | None = None
+    ) -> Executed:
+        """Hold offers; devices that started go on."""
+        _require_reason(reason)
+
+        def build(_: c.Campaign, standing: Standing) -> c.Command:
+            return c.Pause(actor=actor, reason=reason, ledger_position=standing.ledger_position)
+
+        meta = self._meta(actor, reason)
+        return await self._store.execute(
+            campaign_id, build, command_id=command_id, meta=meta, expected_version=expected_version
+        )
+
+    async def resume(
+        self, campaign_id: str, reason: str, *, actor: str, command_id: str, expected_version: int | None = None
+    ) -> Executed:
+        """Go on after a pause, or after a halt that somebody else has approved to end."""
+        _require_reason(reason)
+
+        def build(_: c.Campaign, standing: Standing) -> c.Command:
+            return c.Resume(actor=actor, reason=reason, ledger_position=standing.ledger_position)
+
+        meta = self._meta(actor, reason)
+        return await self._store.execute(
+            campaign_id, build, command_id=command_id, meta=meta, expected_version=expected_version
+        )
+
+    async def halt(self, campaign_id: str, reason: str, *, actor: str, command_id: str) -> Executed:
+        """Stop offers at this commit, and ask started devices to cancel. Never refused for being stale."""
+        _require_reason(reason)
+
+        def build(campaign: c.Campaign, standing: Standing) -> c.Command:
+            return c.Halt(
+                event=CampaignHalted(
+                    by=actor,
+                    reason=reason,
+                    phase=campaign.phase if campaign.phase >= 0 else None,
+                    gate_epoch=campaign.gate_epoch,
+                    ledger_position=standing.ledger_position,
+                )
+            )
+
+        return await self._store.execute(campaign_id, build, command_id=command_id, meta=self._meta(actor, reason))
+
+    async def abort(
+        self, campaign_id: str, reason: str, *, actor: str, command_id: str, expected_version: int | None = None
+    ) -> Executed:
+        """End the campaign for good."""
+        _require_reason(reason)
+
+        def build(_: c.Campaign, standing: Standing) -> c.Command:
+            return c.Abort(actor=actor, reason=reason, ledger_position=standing.ledger_position)
+
+        meta = self._meta(actor, reason)
+        return await self._store.execute(
+            campaign_id, build, command_id=command_id, meta=meta, expected_version=expected_version
+        )
+
+    async def preview(self, campaign_id: str) -> Preview:
+        """What the campaign's plan means: of a draft for the fleet as it is now, otherwise as it was submitted."""
+        campaign = await self._store.load(campaign_id)
+        if campaign.digest is not None:
+            dossier = Dossier.model_validate(campaign.dossier)
+            return summarize(dossier, digest=campaign.digest, frozen=True)
+        plan = parse_plan(campaign.plan)
+        strata, resolved = await self._resolve(plan)
+        if isinstance(resolved, Dossier):
+            return summarize(resolved, digest=dossier_digest(resolved), frozen=False)
+        return Preview(
+            digest=None,
+            frozen=False,
+            devices=sum(strata.values()),
+            holdback=plan.holdback_count(sum(strata.values())),
+            strata=strata,
+            phases=[],
+            rules=[],
+            problems=resolved,
+        )
+
+    async def _resolve(self, plan: Plan) -> tuple[dict[str, int], Dossier | list[Problem]]:
+        """Devices by stratum, and the plan's dossier for the fleet as it is now, or what keeps it from having one."""
+        release = await self._releases.release(plan.release)
+        strata = await self._cohorts.strata_sizes(plan, models(plan, release.artifacts))
+        problems = validate_against(plan, strata_sizes=strata, release_models=list(release.artifacts))
+        if problems:
+            return strata, problems
+        # A million devices take about a second per rule: not on the event loop.
+        return strata, await asyncio.to_thread(freeze, plan, strata_sizes=strata, release_digest=release.digest)
+
+    def _meta(self, actor: str, reason: str | None = None) -> Meta:
+        return Meta(actor=actor, reason=reason, traceparent=self._traceparent())
+
+
+def _require_reason(reason: str) -> None:
+    if not reason.strip() or len(reason) > MAX_REASON:
+        raise ReasonError

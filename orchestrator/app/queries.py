@@ -1,0 +1,234 @@
+"""What people ask: reads without side effects, each of one snapshot.
+
+Lists go by keyset: a page says after which key the next one begins, and never how many there are. Times are milliseconds since the
+epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from orchestrator.app.ports import Recorded
+from orchestrator.app.registry import Artifact, HardwareModel, Release
+
+T = TypeVar("T")
+
+Key = tuple[int | str, ...]
+"""Where a page ended: the sort key of its last item."""
+
+
+class Page(Struct, Generic[T], frozen=True, kw_only=True):
+    """A part of a list. ``after`` is None at its end; a filtered page may be short, or empty, before that."""
+
+    items: list[T]
+    after: Key | None
+
+
+class CampaignSummary(Struct, frozen=True, kw_only=True):
+    campaign_id: str
+    name: str
+    release_id: str
+    state: str
+    version: int
+    """Of the stream: the ETag."""
+    author: str
+    phase: int
+    """Index of the latest opened phase, -1 before the first."""
+    phase_count: int
+    created_at: int
+    updated_at: int
+
+
+class PhaseStatus(Struct, frozen=True, kw_only=True):
+    phase: int
+    name: str
+    state: str
+    """waiting, open, soaking or promoted."""
+    devices: int | None
+    """Devices that the phase adds; None before the campaign is submitted."""
+    counts: dict[str, int]
+    """Devices by assignment state; those without an offer yet are not among them."""
+    approved: bool
+    soak_until: int | None
+
+
+class GateStatus(Struct, frozen=True, kw_only=True):
+    """The last evaluation of one halt rule in one scope."""
+
+    rule: str
+    scope: str
+    gate_epoch: int
+    n: int
+    f: int
+    bound: int | None
+    """Fewest failures that halt among ``n`` devices; None where none can."""
+    verdict: str
+    evaluated_at: int
+
+
+class HaltStatus(Struct, frozen=True, kw_only=True):
+    """The latest halt, with every number it was decided on."""
+
+    by: str
+    reason: str
+    at: int
+    phase: int | None
+    gate_epoch: int
+    position: int
+    """Head of the ledger at the halt: no offer and no start beyond it."""
+    offers_after: int
+    """Devices offered beyond ``position``, up to a resume: counted, not assumed."""
+    starts_after: int
+    rule: str | None
+    scope: str | None
+    n: int | None
+    f: int | None
+    bound: int | None
+    log_e: float | None
+    p0: float | None
+    alpha: float | None
+    strata: list[dict[str, Any]]
+    """Stratum, started, failures and evidence; the likely culprit first."""
+    failed_at: int | None
+    fact: dict[str, Any] | None
+
+
+class Enrolment(Struct, frozen=True, kw_only=True):
+    members: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[int]
+
+
+class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
+    """Everything about one campaign."""
+
+    release_name: str
+    release_version: str
+    digest: str | None
+    plan: dict[str, Any]
+    gate_epoch: int
+    approvals: list[str]
+    approvals_required: int
+    resume_approvals: list[str]
+    """Of the halt that it is in."""
+    enrolment: Enrolment | None
+    exposed: int
+    """Devices that started."""
+    spared: int | None
+    """Devices of the cohort that did not and are not held back; None before the enrolment."""
+    counts: dict[str, int]
+    phases: list[PhaseStatus]
+    gate: list[GateStatus]
+    halt: HaltStatus | None
+
+
+class DeviceSummary(Struct, frozen=True, kw_only=True):
+    device_no: int
+    device_id: str
+    hardware_model: str
+    attributes: dict[str, str]
+    version: str | None
+    digest: str | None
+    registered_at: int
+    reported_at: int | None
+    last_seen_at: int | None
+
+
+class AssignmentStatus(Struct, frozen=True, kw_only=True):
+    """A device in one campaign."""
+
+    campaign_id: str
+    campaign_name: str
+    release_id: str
+    phase: int
+    stratum: str
+    attempt: int
+    action_id: int
+    state: str
+    changed_at: int
+    offered_at: int
+    started_at: int | None
+    cancel_requested_at: int | None
+    failure_class: str | None
+    reason: str | None
+    current: bool
+    """It holds the device's slot."""
+
+
+class DeviceStatus(DeviceSummary, frozen=True, kw_only=True):
+    """The twin, and what the device was assigned to, latest campaign first."""
+
+    token_issued: bool
+    assignment: AssignmentStatus | None
+    """The one that holds the device's slot."""
+    assignments: list[AssignmentStatus]
+
+
+class TimelineEntry(Struct, frozen=True, kw_only=True):
+    """A fact that the device stated, as it was applied."""
+
+    event_id: str
+    type: str
+    recorded_at: int
+    campaign_id: str | None
+    attempt: int | None
+    failure_class: str | None
+    reason: str | None
+    detail: str | None
+    partition: int
+    offset: int
+
+
+class Queries(Protocol):
+    """Reads for people. ``after`` is the key of the page before."""
+
+    async def campaign(self, campaign_id: str) -> CampaignStatus:
+        """Raises NotFoundError."""
+        ...
+
+    async def campaigns(self, limit: int, after: Key | None, *, state: str | None = None) -> Page[CampaignSummary]:
+        """The newest first."""
+        ...
+
+    async def campaign_events(self, campaign_id: str, limit: int, after: Key | None) -> Page[Recorded]:
+        """A campaign's stream, the oldest first. Raises NotFoundError."""
+        ...
+
+    async def devices(
+        self,
+        limit: int,
+        after: Key | None,
+        *,
+        hardware_model: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Page[DeviceSummary]:
+        """In the order of registration. A filtered page may be short: each looks at a bounded number of devices."""
+        ...
+
+    async def device(self, device_id: str) -> DeviceStatus:
+        """Raises DeviceNotFoundError."""
+        ...
+
+    async def timeline(self, device_id: str, limit: int, after: Key | None) -> Page[TimelineEntry]:
+        """What a device stated, the newest first. Raises DeviceNotFoundError."""
+        ...
+
+    async def releases(self, limit: int, after: Key | None) -> Page[Release]:
+        """The newest first."""
+        ...
+
+    async def release(self, release_id: str) -> Release:
+        """Raises ReleaseNotFoundError."""
+        ...
+
+    async def artifacts(self, limit: int, after: Key | None) -> Page[Artifact]:
+        """By digest."""
+        ...
+
+    async def hardware_models(self, limit: int, after: Key | None) -> Page[HardwareModel]:
+        """By name."""
+        ...
