@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from orchestrator.demo.report import Events, FleetRecord, GoodRun, Invariants, Report, StoppedRun, expectations
+
+
+def _stopped() -> StoppedRun:
+    return StoppedRun(
+        campaign_id="cmp_2",
+        state="halted",
+        halted_by="gate",
+        phase="canary",
+        rule="fleet",
+        scope="campaign",
+        started_at_halt=40,
+        failures_at_halt=5,
+        bound=5,
+        culprit="hardware_model=sensor-a,attribute.hw_revision=C",
+        cohort=300,
+        holdback=3,
+        exposed=60,
+        failures=18,
+        spared=237,
+        halt_position=7,
+        detection_seconds=0.02,
+        seconds=9.5,
+    )
+
+
+@pytest.fixture
+def report() -> Report:
+    return Report(
+        devices=300,
+        seconds=100.0,
+        setup_seconds=None,
+        peak_pss_mb=1500,
+        good=GoodRun(
+            campaign_id="cmp_1", state="completed", cohort=300, confirmed=297, failed=0, holdback=3, seconds=60.0
+        ),
+        bad=_stopped(),
+        silent=_stopped(),
+        events=Events(acknowledged=900, projected=900, dead_letters=0, missing=0, extra=0, unacknowledged=0),
+        invariants=Invariants(counters_match=True, one_active_assignment=True, rebuild_equal=True),
+        fleet=FleetRecord(
+            polls=5000,
+            reports=900,
+            downloads=400,
+            retries=0,
+            resumed_downloads=0,
+            refused=0,
+            stale_links=0,
+            lost_links=0,
+            unreadable=0,
+            defects=0,
+        ),
+        forged_image_refused=True,
+        kills={},
+        rebuild_differences=[],
+    )
+
+
+def _failing(report: Report) -> list[str]:
+    return [check.what for check in expectations(report, "canary") if not check.holds]
+
+
+def test_a_run_as_it_should_be_meets_every_expectation(report):
+    assert _failing(report) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("good", "state", "halted"),
+        ("good", "confirmed", 296),
+        ("good", "failed", 1),
+        ("good", "cohort", 299),
+        ("bad", "state", "completed"),
+        ("bad", "halted_by", "alice"),
+        ("bad", "phase", "early"),
+        ("bad", "culprit", "hardware_model=sensor-a,attribute.hw_revision=A"),
+        ("bad", "offers_after_halt", 1),
+        ("silent", "starts_after_halt", 1),
+        ("silent", "revealed_after_halt", 1),
+        ("silent", "exposed", 0),
+        ("bad", "failures", 0),
+        ("events", "missing", 1),
+        ("events", "extra", 1),
+        ("events", "acknowledged", 0),
+        ("invariants", "counters_match", False),
+        ("invariants", "one_active_assignment", False),
+        ("invariants", "rebuild_equal", False),
+        ("fleet", "stale_links", 1),
+        ("fleet", "lost_links", 1),
+        ("fleet", "unreadable", 1),
+        ("fleet", "defects", 1),
+        (None, "forged_image_refused", False),
+        (None, "peak_pss_mb", 5000),
+    ],
+)
+def test_each_thing_that_goes_wrong_fails_exactly_one_expectation(report, part, name, value):
+    setattr(getattr(report, part) if part else report, name, value)
+    assert len(_failing(report)) == 1
+
+
+def test_a_campaign_that_never_halted_is_told_and_not_an_error(report):
+    report.bad = StoppedRun(
+        campaign_id="cmp_2", state="completed", cohort=300, holdback=3, exposed=297, failures=90, spared=0, seconds=60.0
+    )
+    assert len(_failing(report)) == 3
+
+
+def test_the_reports_fields_are_those_that_other_tools_read(report):
+    written = msgspec.to_builtins(report)
+    assert written.keys() >= {
+        *("devices", "seconds", "setup_seconds", "peak_pss_mb"),
+        *("good", "bad", "silent", "events", "invariants"),
+    }
+    assert written["good"].keys() >= {"campaign_id", "state", "confirmed", "failed", "holdback", "seconds"}
+    stopped = {
+        *("campaign_id", "state", "halted_by", "phase", "exposed", "failures", "spared", "halt_position"),
+        *("offers_after_halt", "starts_after_halt", "revealed_after_halt", "detection_seconds"),
+    }
+    assert written["bad"].keys() >= stopped
+    assert written["silent"].keys() >= stopped
+    assert written["events"].keys() >= {"acknowledged", "projected", "dead_letters", "missing", "extra"}
+    assert written["invariants"].keys() >= {"counters_match", "one_active_assignment", "rebuild_equal"}
