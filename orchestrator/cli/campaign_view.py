@@ -1,0 +1,229 @@
+"""A campaign for people: where it stands, and after a halt why, who is suspected, and what was spared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import log
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.output import STYLES, facts, table
+from orchestrator.client.models import CampaignDetail, Halt, Phase, Preview
+
+IN_FLIGHT: Final = ("offered", "accepted", "downloading", "installed", "trial")
+FAILED: Final = ("failed", "reverted")
+SHOWN_STRATA: Final = 5
+"""Strata of a halt that are listed; the first is the likely culprit."""
+
+_NEXT: Final = {
+    "draft": "ota campaign submit {id}",
+    "submitted": "ota campaign approve {id}   (by somebody other than the author)",
+    "approved": "ota campaign launch {id}",
+    "running": "ota campaign watch {id}",
+    "paused": "ota campaign resume {id} --reason …",
+    "halted": "ota campaign abort {id} --reason …, or: ota campaign approve {id} by somebody else, then resume",
+}
+
+
+def next_step(campaign: CampaignDetail) -> str | None:
+    """The command that usually follows, if there is one."""
+    text = _NEXT.get(campaign["state"])
+    return text and text.format(id=campaign["campaign_id"])
+
+
+def overview(campaign: CampaignDetail) -> RenderableType:
+    """Everything, for ``show``."""
+    return Group(*_overview(campaign))
+
+
+def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
+    enrolled = campaign["enrolment"]
+    approvals = f"{len(campaign['approvals'])} of {campaign['approvals_required']}"
+    if campaign["approvals"]:
+        approvals += f": {', '.join(campaign['approvals'])}"
+    yield facts(
+        [
+            ("campaign", campaign["campaign_id"]),
+            ("name", campaign["name"]),
+            ("state", campaign["state"]),
+            ("release", f"{campaign['release_name']} {campaign['release_version']} ({campaign['release_id']})"),
+            ("author", campaign["author"]),
+            ("approvals", approvals),
+            ("digest", campaign["digest"]),
+            ("created", campaign["created_at"]),
+            ("changed", campaign["updated_at"]),
+            (
+                "cohort",
+                f"{enrolled['members']} devices, {enrolled['holdback']} of them held back" if enrolled else None,
+            ),
+            ("exposed", campaign["exposed"] if enrolled else None),
+            ("spared", campaign["spared"]),
+        ]
+    )
+    if halt := campaign["halt"]:
+        yield ""
+        yield halt_panel(campaign, halt)
+    yield ""
+    yield phases(campaign)
+    if campaign["gate"]:
+        yield ""
+        yield gates(campaign)
+
+
+def halt_panel(campaign: CampaignDetail, halt: Halt) -> RenderableType:
+    """Why it halted, who is suspected, what it cost."""
+    current = campaign["state"] == "halted"
+    phase = "before its first phase" if halt["phase"] is None else f"in phase {_phase_name(campaign, halt['phase'])}"
+    parts: list[RenderableType] = [Text(halt["reason"], "bold")]
+    rule = halt["rule"] and f"{halt['rule']}, scope {halt['scope']}"
+    bound = (
+        None if halt["bound"] is None else f"{halt['bound']} failures halt among {halt['n']} started devices (f*(n))"
+    )
+    evidence = None
+    if halt["log_e"] is not None and halt["alpha"]:
+        evidence = f"log e = {halt['log_e']:.2f}, halts from {-log(halt['alpha']):.2f} = -log alpha"
+    parts.append(
+        facts(
+            [
+                ("by", halt["by"]),
+                ("at", halt["at"]),
+                ("rule", rule),
+                (
+                    "found",
+                    None if halt["n"] is None else f"f = {halt['f']} failures among n = {halt['n']} started devices",
+                ),
+                ("bound", bound),
+                ("acceptable rate", None if halt["p0"] is None else f"p0 = {halt['p0']:g}"),
+                ("error", None if halt["alpha"] is None else f"alpha = {halt['alpha']:g}"),
+                ("evidence", evidence),
+                ("crossed by", _fact(halt)),
+                ("exposed", f"{campaign['exposed']} devices had started"),
+                ("spared", None if campaign["spared"] is None else f"{campaign['spared']} devices"),
+                ("position", f"{halt['position']} of the ledger"),
+                ("beyond it", f"{halt['offers_after']} offers, {halt['starts_after']} starts"),
+                ("resume approved by", ", ".join(campaign["resume_approvals"]) or None if current else None),
+            ]
+        )
+    )
+    if strata := halt["strata"][:SHOWN_STRATA]:
+        suspects = table(
+            ("stratum, the likely culprit first", "started", "failed", "log e"),
+            ((s["stratum"], s["started"], s["failures"], f"{s['log_e']:.2f}") for s in strata),
+            right=("started", "failed", "log e"),
+        )
+        parts += ["", suspects]
+    title = f"Halted {phase}" if current else f"Was halted {phase}"
+    return Panel(Group(*parts), title=title, title_align="left", border_style="red" if current else "dim", expand=False)
+
+
+def phases(campaign: CampaignDetail) -> Table:
+    """One line per phase."""
+    return table(
+        ("phase", "", "state", "devices", "waiting", "in flight", "confirmed", "failed", "other", "soak until"),
+        (_phase_row(phase) for phase in campaign["phases"]),
+        right=("phase", "devices", "waiting", "in flight", "confirmed", "failed", "other"),
+    )
+
+
+def _phase_row(phase: Phase) -> tuple[object, ...]:
+    counts = phase["counts"]
+    offered, devices = sum(counts.values()), phase["devices"]
+    in_flight = sum(counts.get(state, 0) for state in IN_FLIGHT)
+    failed = sum(counts.get(state, 0) for state in FAILED)
+    confirmed = counts.get("confirmed", 0)
+    return (
+        phase["phase"],
+        phase["name"],
+        phase["state"],
+        devices,
+        None if devices is None else max(0, devices - offered),
+        in_flight,
+        confirmed,
+        Text(str(failed), "red" if failed else ""),
+        offered - in_flight - failed - confirmed,
+        phase["soak_until"] if phase["state"] == "soaking" else None,
+    )
+
+
+def gates(campaign: CampaignDetail) -> Table:
+    """The last evaluation of each halt rule in the running gate epoch."""
+    return table(
+        ("halt rule", "scope", "started", "failed", "halts from", "verdict"),
+        (
+            (gate["rule"], gate["scope"], gate["n"], gate["f"], gate["bound"], gate["verdict"])
+            for gate in campaign["gate"]
+            if gate["gate_epoch"] == campaign["gate_epoch"]
+        ),
+        right=("started", "failed", "halts from"),
+    )
+
+
+def preview(found: Preview) -> RenderableType:
+    """What a plan means for the fleet."""
+    parts: list[RenderableType] = [
+        facts(
+            [
+                ("digest", found["digest"]),
+                ("frozen", found["frozen"]),
+                ("cohort", f"{found['devices']} devices, {found['holdback']} of them held back"),
+            ]
+        ),
+        "",
+    ]
+    if found["problems"]:
+        problems = ((each["pointer"], each["detail"], each["code"]) for each in found["problems"])
+        parts += [table(("at", "keeps it from being submitted", "code"), problems), ""]
+    if found["phases"]:
+        rows = ((p["name"], p["size"], p["reached"], p["in_flight"], p["failures_at_most"]) for p in found["phases"])
+        columns = ("phase", "devices", "reached", "in flight", "failures at most")
+        parts += [table(columns, rows, right=columns[1:]), ""]
+    if found["rules"]:
+        parts.append(
+            table(
+                ("halt rule", "scope", "p0", "alpha", "halts at failures / started"),
+                (
+                    (r["name"], r["scope"], r["p0"], r["alpha"], ", ".join(f"{f}/{n}" for n, f in r["bounds"].items()))
+                    for r in found["rules"]
+                ),
+                right=("p0", "alpha"),
+            )
+        )
+    strata = sorted(found["strata"].items())
+    parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
+    return Group(*parts)
+
+
+def live(campaign: CampaignDetail) -> RenderableType:
+    """For ``watch``: fits a screen and stays in its place."""
+    head = Text.assemble(
+        (campaign["name"], "bold"),
+        f"  {campaign['campaign_id']}  {campaign['release_name']} {campaign['release_version']}  ",
+        (campaign["state"], STYLES.get(campaign["state"], "")),
+    )
+    parts: list[RenderableType] = [head, phases(campaign)]
+    if campaign["state"] == "halted" and campaign["halt"]:
+        parts.append(halt_panel(campaign, campaign["halt"]))
+    return Group(*parts)
+
+
+def line(campaign: CampaignDetail) -> str:
+    """For ``watch`` without a terminal: one line."""
+    counts = ", ".join(f"{n} {state}" for state, n in sorted(campaign["counts"].items()) if n)
+    phase = f"phase {_phase_name(campaign, campaign['phase'])}, " if campaign["phase"] >= 0 else ""
+    return f"{campaign['campaign_id']} {campaign['state']}: {phase}{counts or 'nothing offered yet'}"
+
+
+def _phase_name(campaign: CampaignDetail, number: int) -> str:
+    names = [phase["name"] for phase in campaign["phases"]]
+    return f"{number} ({names[number]})" if 0 <= number < len(names) else str(number)
+
+
+def _fact(halt: Halt) -> str | None:
+    if not (fact := halt["fact"]):
+        return None
+    where = f"{fact.get('topic')}/{fact.get('partition')} offset {fact.get('offset')}"
+    return where + (f", recorded {halt['failed_at']}" if halt["failed_at"] else "")

@@ -1,0 +1,214 @@
+"""``ota campaign``: plans that are carried out, from draft to completion or halt."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.command import Cli, command
+
+if TYPE_CHECKING:
+    from orchestrator.client.models import CampaignDetail
+
+group = typer.Typer(help="Campaigns: who gets a release, when, and what stops it.", no_args_is_help=True)
+
+CampaignId = Annotated[str, typer.Argument(metavar="CAMPAIGN", help="Its id, cmp_….")]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it is kept in the log.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="campaign")
+
+
+@command(group, "create")
+def create(
+    cli: Cli,
+    plan: Annotated[Path, typer.Argument(help="The plan, YAML or JSON.", exists=True, dir_okay=False)],
+    name: Annotated[str, typer.Option("--name", "-n", help="What people call it.")],
+    release: Annotated[
+        str | None, typer.Option("--release", help="Release id, instead of the plan's.", show_default=False)
+    ] = None,
+) -> None:
+    """Create a draft and print its id."""
+    read = _read_plan(plan)
+    if release is not None:
+        read["release"] = release
+    campaign = cli.client.create_campaign(name, read)
+    cli.output.data(campaign, campaign["campaign_id"])
+    _say_next(cli, campaign)
+
+
+@command(group, "submit")
+def submit(cli: Cli, campaign_id: CampaignId) -> None:
+    """Count the fleet, freeze the plan with every number in it, and ask for approval."""
+    _act(cli, campaign_id, "submit")
+
+
+@command(group, "preview")
+def preview(cli: Cli, campaign_id: CampaignId) -> None:
+    """Show what the plan means: devices per phase, how many can fail at most, and when the rules halt."""
+    from orchestrator.cli.campaign_view import preview as shown
+
+    found = cli.client.preview(campaign_id)
+    cli.output.data(found, shown(found))
+
+
+@command(group, "approve")
+def approve(
+    cli: Cli,
+    campaign_id: CampaignId,
+    digest: Annotated[
+        str | None,
+        typer.Option(
+            "--digest", help="What you reviewed, sha256:…; without it, what is submitted now.", show_default=False
+        ),
+    ] = None,
+    phase: Annotated[
+        int | None,
+        typer.Option(
+            "--phase", min=0, help="Approve that this phase promotes; phases count from 0.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Approve a submitted campaign, the resume of a halted one, or a phase. The author may not."""
+    now = cli.client.campaign(campaign_id)
+    if (reviewed := digest or now["digest"]) is None:
+        from orchestrator.errors import ConflictError
+
+        raise ConflictError(
+            f"{campaign_id} is {now['state']}: there is nothing to approve yet.",
+            remedy=f"Submit it first: ota campaign submit {campaign_id}",
+        )
+    if phase is None:
+        after = cli.client.act(campaign_id, "approve", {"digest": reviewed})
+    else:
+        after = cli.client.approve_phase(campaign_id, phase, reviewed)
+    _show_state(cli, after)
+
+
+@command(group, "launch")
+def launch(cli: Cli, campaign_id: CampaignId) -> None:
+    """Start an approved campaign."""
+    _act(cli, campaign_id, "launch")
+
+
+@command(group, "pause")
+def pause(cli: Cli, campaign_id: CampaignId, reason: Reason) -> None:
+    """Hold offers; devices that started go on."""
+    _act(cli, campaign_id, "pause", {"reason": reason})
+
+
+@command(group, "resume")
+def resume(cli: Cli, campaign_id: CampaignId, reason: Reason) -> None:
+    """Go on after a pause, or after a halt once somebody else has approved that."""
+    _act(cli, campaign_id, "resume", {"reason": reason})
+
+
+@command(group, "halt")
+def halt(cli: Cli, campaign_id: CampaignId, reason: Reason) -> None:
+    """Stop at once: no offer and no start after this. Asks nothing, and is never refused for being stale."""
+    _act(cli, campaign_id, "halt", {"reason": reason})
+
+
+@command(group, "abort")
+def abort(
+    cli: Cli,
+    campaign_id: CampaignId,
+    reason: Reason,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """End the campaign for good."""
+    if not yes:
+        typer.confirm(f"End {campaign_id} for good?", abort=True, err=True)
+    _act(cli, campaign_id, "abort", {"reason": reason})
+
+
+@command(group, "show")
+def show(cli: Cli, campaign_id: CampaignId) -> None:
+    """Show a campaign: phases, counters, approvals; after a halt why, the likely culprit, and what was spared."""
+    from orchestrator.cli.campaign_view import overview
+
+    campaign = cli.client.campaign(campaign_id)
+    cli.output.data(campaign, overview(campaign))
+    _say_next(cli, campaign)
+
+
+@command(group, "list")
+def list_campaigns(
+    cli: Cli,
+    state: Annotated[str | None, typer.Option("--state", help="Only those in this state.", show_default=False)] = None,
+) -> None:
+    """List campaigns, the newest first."""
+    from orchestrator.cli.output import table
+
+    found = list(cli.client.campaigns(state=state))
+    rows = (
+        (c["campaign_id"], c["name"], c["state"], f"{c['phase'] + 1}/{c['phase_count']}", c["author"], c["updated_at"])
+        for c in found
+    )
+    cli.output.data({"items": found}, table(("campaign", "name", "state", "phase", "author", "changed"), rows))
+
+
+@command(group, "events")
+def events(cli: Cli, campaign_id: CampaignId) -> None:
+    """List what was decided about a campaign, by whom and why, the oldest first."""
+    from orchestrator.cli.output import table
+
+    found = list(cli.client.events(campaign_id))
+    rows = (
+        (e["position"], e["recorded_at"], e["type"], e["meta"].get("actor"), e["meta"].get("reason")) for e in found
+    )
+    cli.output.data({"items": found}, table(("position", "at", "event", "by", "reason"), rows, right=["position"]))
+
+
+@command(group, "watch")
+def watch(
+    cli: Cli,
+    campaign_id: CampaignId,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", help="Give up after this long, such as 2h; exit 7.", show_default=False)
+    ] = None,
+    interval: Annotated[str, typer.Option("--interval", help="Between two looks.")] = "1s",
+) -> int:
+    """Watch until it ends. Exit 0 only if it completed; 5 if it was halted or aborted."""
+    from orchestrator.cli.watch import Watch
+    from orchestrator.domain.durations import parse_duration
+
+    seconds = None if timeout is None else parse_duration(timeout) / 1_000
+    return Watch(
+        cli, campaign_id, timeout=seconds, interval=parse_duration(interval) / 1_000, clock=time.monotonic
+    ).run()
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from orchestrator.errors import InvalidInputError
+
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} is neither YAML nor JSON: {error}", remedy="Correct the file.") from error
+    if not isinstance(read, dict):
+        raise InvalidInputError(f"{path} does not hold a plan but {type(read).__name__}.", remedy="Correct the file.")
+    return read
+
+
+def _act(cli: Cli, campaign_id: str, action: str, body: dict[str, Any] | None = None) -> None:
+    _show_state(cli, cli.client.act(campaign_id, action, body))
+
+
+def _show_state(cli: Cli, campaign: CampaignDetail) -> None:
+    cli.output.data(campaign, f"{campaign['campaign_id']} {campaign['state']}")
+    _say_next(cli, campaign)
+
+
+def _say_next(cli: Cli, campaign: CampaignDetail) -> None:
+    from orchestrator.cli.campaign_view import next_step
+
+    if step := next_step(campaign):
+        cli.output.say(f"next: {step}")

@@ -1,0 +1,208 @@
+"""The operator API, one method per thing that it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from orchestrator.client import models as m
+from orchestrator.client.transport import Transport
+
+PAGE: Final = 500
+"""Items asked for at once."""
+
+CHUNK: Final = 256 * 1024
+"""Bytes of an upload sent at once."""
+
+
+class OtaClient:
+    """Synchronous; lists page by themselves, writes may be repeated without harm.
+
+    Methods raise ApiError, ApiUnreachableError and NoApiKeyError.
+
+    Args:
+        base_url: such as ``http://127.0.0.1:8080``.
+        api_key: ``ota_…``.
+        transport: instead of the network, for tests.
+        sleep: waits that many seconds between attempts.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._transport = Transport(base_url, api_key, transport=transport, sleep=sleep)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    @property
+    def trace_id(self) -> str:
+        """Under which everything that this client asked is found in traces and logs."""
+        return self._transport.trace_id
+
+    # ---- hardware models, artifacts, releases
+
+    def create_hardware_model(self, name: str, profile: Mapping[str, Any]) -> m.HardwareModel:
+        return self._post("/v1/hardware-models", {"name": name, "profile": dict(profile)})
+
+    def hardware_models(self) -> Iterator[m.HardwareModel]:
+        return self._list("/v1/hardware-models")
+
+    def add_trusted_key(self, hardware_model: str, pem: str) -> m.TrustedKey:
+        return self._post(f"/v1/hardware-models/{_part(hardware_model)}/keys", {"pem": pem})
+
+    def upload_artifact(
+        self, path: Path, hardware_model: str, progress: Callable[[int], None] = lambda _: None
+    ) -> m.Artifact:
+        """Upload an image for a hardware model; the same file again is the same artifact.
+
+        Args:
+            path: the signed image.
+            hardware_model: whose trusted keys must have signed it.
+            progress: is told the bytes sent so far.
+        """
+        size, digest = path.stat().st_size, sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+
+        def chunks() -> Iterator[bytes]:
+            sent = 0
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+                    sent += len(chunk)
+                    progress(sent)
+
+        answer = self._transport.request(
+            "POST",
+            "/v1/artifacts",
+            query={"hardware_model": hardware_model, "filename": path.name, "sha256": digest.hexdigest()},
+            content=chunks,
+            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size)},
+        )
+        return msgspec.json.decode(answer.content)
+
+    def register_release(self, name: str, version: str, artifacts: Mapping[str, str]) -> m.Release:
+        """``artifacts``: hardware model to sha256."""
+        return self._post("/v1/releases", {"name": name, "version": version, "artifacts": dict(artifacts)})
+
+    def release(self, release_id: str) -> m.Release:
+        return self._get(f"/v1/releases/{_part(release_id)}")
+
+    def releases(self) -> Iterator[m.Release]:
+        """The newest first."""
+        return self._list("/v1/releases")
+
+    # ---- devices
+
+    def import_devices(
+        self, devices: Sequence[m.NewDevice], *, issue_tokens: bool, idempotency_key: str | None = None
+    ) -> list[m.ImportedDevice]:
+        """Register all of them or none."""
+        body = {"devices": list(devices), "issue_tokens": issue_tokens}
+        return self._post("/v1/devices/import", body, idempotency_key=idempotency_key)["devices"]
+
+    def issue_token(self, device_id: str) -> m.DeviceToken:
+        """Give a device a new token; the one before ends."""
+        return self._post(f"/v1/devices/{_part(device_id)}/token")
+
+    def devices(self, *, hardware_model: str | None = None, attributes: Sequence[str] = ()) -> Iterator[m.Device]:
+        """In the order of registration; ``attributes`` are ``name:value``, all of which must be equal."""
+        return self._list("/v1/devices", hardware_model=hardware_model, attribute=list(attributes))
+
+    def device(self, device_id: str) -> m.DeviceDetail:
+        return self._get(f"/v1/devices/{_part(device_id)}")
+
+    def timeline(self, device_id: str) -> Iterator[m.TimelineEntry]:
+        """What a device stated, the newest first."""
+        return self._list(f"/v1/devices/{_part(device_id)}/timeline")
+
+    # ---- campaigns
+
+    def create_campaign(self, name: str, plan: Mapping[str, Any]) -> m.CampaignDetail:
+        return self._post("/v1/campaigns", {"name": name, "plan": dict(plan)})
+
+    def campaigns(self, *, state: str | None = None) -> Iterator[m.Campaign]:
+        """The newest first."""
+        return self._list("/v1/campaigns", state=state)
+
+    def campaign(self, campaign_id: str) -> m.CampaignDetail:
+        return self._get(f"/v1/campaigns/{_part(campaign_id)}")
+
+    def preview(self, campaign_id: str) -> m.Preview:
+        """What the plan means in devices and in failures; of a draft, for the fleet as it is now."""
+        return self._get(f"/v1/campaigns/{_part(campaign_id)}/preview")
+
+    def events(self, campaign_id: str) -> Iterator[m.CampaignEvent]:
+        """What was decided about a campaign, the oldest first."""
+        return self._list(f"/v1/campaigns/{_part(campaign_id)}/events")
+
+    def act(
+        self, campaign_id: str, action: str, body: Mapping[str, Any] | None = None, *, version: int | None = None
+    ) -> m.CampaignDetail:
+        """Submit, approve, launch, pause, resume, halt or abort.
+
+        Args:
+            campaign_id: the campaign.
+            action: one of those.
+            body: what the action needs.
+            version: refuse (412) unless the campaign is still at this version, because the decision was made on it.
+        """
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        return self._post(f"/v1/campaigns/{_part(campaign_id)}/{action}", body, headers=headers)
+
+    def approve_phase(self, campaign_id: str, phase: int, digest: str) -> m.CampaignDetail:
+        """Let a phase promote that waits for people; phases count from 0."""
+        return self.act(campaign_id, f"phases/{phase}/approve", {"digest": digest})
+
+    # ---- plumbing
+
+    def _get(self, path: str, **query: Any) -> Any:
+        return msgspec.json.decode(self._transport.request("GET", path, query=query).content)
+
+    def _post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        answer = self._transport.request("POST", path, json=body, headers=headers, idempotency_key=idempotency_key)
+        return msgspec.json.decode(answer.content) if answer.content else {}
+
+    def _list(self, path: str, **query: Any) -> Iterator[Any]:
+        cursor: str | None = None
+        while True:
+            page = self._get(path, limit=PAGE, cursor=cursor, **query)
+            yield from page["items"]
+            cursor = page.get("next")
+            if cursor is None:
+                return
+
+
+def _part(text: str) -> str:
+    """One segment of a path."""
+    return quote(text, safe="")

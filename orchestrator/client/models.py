@@ -1,0 +1,247 @@
+"""What the API answers, as it stands in the JSON. Times are RFC 3339 in UTC.
+
+A client ignores members that it does not know, so these name what is there and forbid nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class HardwareModel(TypedDict):
+    name: str
+    profile: dict[str, Any]
+    created_at: str
+
+
+class TrustedKey(TypedDict):
+    key_id: str
+    hardware_model: str
+    algorithm: str
+    pem: str
+    added_at: str
+
+
+class Artifact(TypedDict):
+    sha256: str
+    hardware_model: str
+    sha1: str
+    md5: str
+    size: int
+    filename: str
+    image: dict[str, Any]
+    stored_at: str
+
+
+class Release(TypedDict):
+    release_id: str
+    name: str
+    version: str
+    artifacts: dict[str, str]
+    """Hardware model to artifact sha256."""
+    digest: str
+    created_at: str
+
+
+class NewDevice(TypedDict):
+    """A device to import."""
+
+    device_id: str
+    hardware_model: str
+    attributes: dict[str, str]
+
+
+class ImportedDevice(TypedDict):
+    device_no: int
+    device_id: str
+    token: str | None
+
+
+class DeviceToken(TypedDict):
+    device_id: str
+    token: str | None
+
+
+class Assignment(TypedDict):
+    campaign_id: str
+    campaign_name: str
+    release_id: str
+    phase: int
+    stratum: str
+    attempt: int
+    action_id: int
+    state: str
+    changed_at: str
+    offered_at: str
+    started_at: str | None
+    cancel_requested_at: str | None
+    failure_class: str | None
+    reason: str | None
+    current: bool
+
+
+class Device(TypedDict):
+    device_no: int
+    device_id: str
+    hardware_model: str
+    attributes: dict[str, str]
+    version: str | None
+    digest: str | None
+    registered_at: str
+    reported_at: str | None
+    last_seen_at: str | None
+
+
+class DeviceDetail(Device):
+    token_issued: bool
+    assignment: Assignment | None
+    assignments: list[Assignment]
+
+
+class TimelineEntry(TypedDict):
+    event_id: str
+    type: str
+    recorded_at: str
+    campaign_id: str | None
+    attempt: int | None
+    failure_class: str | None
+    reason: str | None
+    detail: str | None
+    partition: int
+    offset: int
+
+
+class Campaign(TypedDict):
+    campaign_id: str
+    name: str
+    release_id: str
+    state: str
+    version: int
+    author: str
+    phase: int
+    phase_count: int
+    created_at: str
+    updated_at: str
+
+
+class Phase(TypedDict):
+    phase: int
+    name: str
+    state: str
+    devices: int | None
+    counts: dict[str, int]
+    approved: bool
+    soak_until: str | None
+
+
+class Gate(TypedDict):
+    rule: str
+    scope: str
+    gate_epoch: int
+    n: int
+    f: int
+    bound: int | None
+    verdict: str
+    evaluated_at: str
+
+
+class Stratum(TypedDict):
+    stratum: str
+    started: int
+    failures: int
+    log_e: float
+
+
+class Halt(TypedDict):
+    by: str
+    reason: str
+    at: str
+    phase: int | None
+    gate_epoch: int
+    position: int
+    offers_after: int
+    starts_after: int
+    rule: str | None
+    scope: str | None
+    n: int | None
+    f: int | None
+    bound: int | None
+    log_e: float | None
+    p0: float | None
+    alpha: float | None
+    strata: list[Stratum]
+    failed_at: str | None
+    fact: dict[str, Any] | None
+
+
+class Enrolment(TypedDict):
+    members: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[int]
+
+
+class CampaignDetail(Campaign):
+    release_name: str
+    release_version: str
+    digest: str | None
+    plan: dict[str, Any]
+    gate_epoch: int
+    approvals: list[str]
+    approvals_required: int
+    resume_approvals: list[str]
+    enrolment: Enrolment | None
+    exposed: int
+    spared: int | None
+    counts: dict[str, int]
+    phases: list[Phase]
+    gate: list[Gate]
+    halt: Halt | None
+
+
+class CampaignEvent(TypedDict):
+    position: int
+    stream: str
+    version: int
+    event_id: str
+    type: str
+    data: dict[str, Any]
+    meta: dict[str, Any]
+    recorded_at: str
+
+
+class PhasePreview(TypedDict):
+    name: str
+    size: int
+    reached: int
+    strata: dict[str, int]
+    in_flight: int
+    failures_at_most: int
+
+
+class RulePreview(TypedDict):
+    name: str
+    scope: str
+    p0: float
+    alpha: float
+    processes: int
+    min_failures: int
+    bounds: dict[str, int]
+    """Started devices to the fewest failures that halt."""
+
+
+class PlanProblem(TypedDict):
+    pointer: str
+    code: str
+    detail: str
+
+
+class Preview(TypedDict):
+    digest: str | None
+    frozen: bool
+    devices: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[PhasePreview]
+    rules: list[RulePreview]
+    problems: list[PlanProblem]
