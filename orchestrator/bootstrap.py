@@ -28,7 +28,7 @@ from orchestrator.telemetry.setup import Telemetry, setup
 
 if TYPE_CHECKING:
     from api.operator.services import OperatorServices
-    from orchestrator.adapters.artifacts import ObjectArtifacts
+    from orchestrator.adapters.artifacts import ArtifactStore
     from orchestrator.app.relay import Relay
 
 log = structlog.get_logger(__name__)
@@ -51,9 +51,12 @@ class _Role:
     stop: asyncio.Event
     closing: AsyncExitStack
 
-    def engine(self, *, hot: bool = False) -> AsyncEngine:
+    def engine(self, *, hot: bool = False, pool_size: int | None = None) -> AsyncEngine:
         engine = make_engine(
-            self.settings.database_url, pool_size=POOLS[self.name], hot=hot, application=f"ota-{self.name}"
+            self.settings.database_url,
+            pool_size=pool_size or POOLS[self.name],
+            hot=hot,
+            application=f"ota-{self.name}",
         )
         self.closing.push_async_callback(engine.dispose)
         return engine
@@ -124,11 +127,11 @@ async def _serve(role: _Role, app: Any, port: int) -> None:
     await serving
 
 
-def artifact_store(settings: Settings) -> ObjectArtifacts:
+def artifact_store(settings: Settings) -> ArtifactStore:
     """Where artifacts are kept."""
-    from orchestrator.adapters.artifacts import ObjectArtifacts
+    from orchestrator.adapters.artifacts import ArtifactStore
 
-    return ObjectArtifacts(settings.artifact_store, settings.state_dir / "artifacts")
+    return ArtifactStore(settings.artifact_store, settings.state_dir / "artifacts")
 
 
 async def _api(role: _Role) -> None:
@@ -263,7 +266,7 @@ async def _worker(role: _Role) -> None:
     role.closing.push_async_callback(ends.stop)
     process = CampaignProcess(
         SqlCampaignStore(engine),
-        SqlDecisions(engine),
+        SqlDecisions(engine, role.engine(pool_size=2)),
         SqlEnrolments(engine),
         ProjectedFacts(ends, SqlPositions(engine, settings.device_events_topic)),
         slice_size=settings.slice_size,

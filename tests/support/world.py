@@ -72,7 +72,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.store = SqlCampaignStore(self.engine)
-        self.decisions = SqlDecisions(self.engine)
+        self.decisions = SqlDecisions(self.engine, self.engine)
         self.offers = SqlOffers(self.engine, TOPIC)
         self.projection = FactProjection(self.engine, TOPIC)
         self._applied: dict[int, int] = dict.fromkeys(self.log, 0)

@@ -18,8 +18,10 @@ from orchestrator.domain.campaign import Campaign
 class SqlDecisions:
     """Decisions about devices. Shares one cache of dossiers; safe to call concurrently."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, ids: AsyncEngine) -> None:
+        """``ids`` reserves action ids while a slice holds a connection of ``engine``: of one pool, slices could starve each other."""
         self._engine = engine
+        self._ids = ids
         self._cache = RulesCache()
         self._numbers: dict[str, int] = {}
 
@@ -36,7 +38,7 @@ class SqlDecisions:
         return await enrol(self._engine, self._cache, campaign_id, now)
 
     async def dispatch(self, campaign_id: str, phase: int, limit: int, now: int) -> DispatchedSlice:
-        return await dispatch(self._engine, self._cache, await self._no(campaign_id), phase, limit, now)
+        return await dispatch(self._engine, self._ids, self._cache, await self._no(campaign_id), phase, limit, now)
 
     async def sweep(self, campaign_id: str, now: int, facts_until: int) -> DeadlineSweep:
         return await sweep(self._engine, self._cache, await self._no(campaign_id), now, facts_until)

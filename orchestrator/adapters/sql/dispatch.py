@@ -77,12 +77,12 @@ async def _left(conn: asyncpg.Connection, campaign_no: int, phase: int) -> tuple
 
 
 async def dispatch(
-    engine: AsyncEngine, cache: RulesCache, campaign_no: int, phase: int, limit: int, now: int
+    engine: AsyncEngine, ids: AsyncEngine, cache: RulesCache, campaign_no: int, phase: int, limit: int, now: int
 ) -> DispatchedSlice:
     """One slice. ``remaining`` counts at most 1,000: it answers whether the queue is empty."""
     try:
         async with transaction(engine) as conn:
-            return await _dispatch(engine, conn, cache, campaign_no, phase, limit, now)
+            return await _dispatch(ids, conn, cache, campaign_no, phase, limit, now)
     except _StoppedError as stopped:
         async with transaction(engine) as conn:
             remaining, _ = await _left(conn, campaign_no, phase)
@@ -90,7 +90,7 @@ async def dispatch(
 
 
 async def _dispatch(
-    engine: AsyncEngine,
+    ids: AsyncEngine,
     conn: asyncpg.Connection,
     cache: RulesCache,
     campaign_no: int,
@@ -120,7 +120,7 @@ async def _dispatch(
         )
         available = pacing.tokens(bucket, spec.rate.per_minute, now)
     room = pacing.grant(cap=cap, in_flight=await in_flight(conn, campaign_no), available=available, slice_size=limit)
-    granted = await _offer(engine, conn, rules, phase, room, now) if room else 0
+    granted = await _offer(ids, conn, rules, phase, room, now) if room else 0
     if granted:
         if bucket is not None and spec.rate is not None:
             bucket = pacing.spend(bucket, spec.rate.per_minute, now, granted)
@@ -138,7 +138,7 @@ async def _dispatch(
 
 
 async def _offer(
-    engine: AsyncEngine, conn: asyncpg.Connection, rules: CampaignRules, phase: int, room: int, now: int
+    ids: AsyncEngine, conn: asyncpg.Connection, rules: CampaignRules, phase: int, room: int, now: int
 ) -> int:
     claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room)
     if not claimed:
@@ -169,7 +169,7 @@ async def _offer(
     if not free:
         return 0
     _, _, epoch = await control_state(conn, rules.campaign_no)
-    placed = await _place(engine, rules.campaign_no, phase, epoch, now, free, attempts)
+    placed = await _place(ids, rules.campaign_no, phase, epoch, now, free, attempts)
     changes = rows.Changes({rules.campaign_no: rules}, SHARD)
     existing = await rows.lock(conn, [(device, rules.campaign_no) for device in free if attempts[device] > 1])
     deadlines: list[tuple[int, int, int, int, str]] = []
@@ -199,7 +199,7 @@ async def _offer(
 
 
 async def _place(
-    engine: AsyncEngine,
+    ids: AsyncEngine,
     campaign_no: int,
     phase: int,
     epoch: int,
@@ -211,7 +211,7 @@ async def _place(
     by_attempt: dict[int, list[int]] = defaultdict(list)
     for device in sorted(devices):
         by_attempt[attempts[device]].append(device)
-    base = await ledger.reserve_actions(engine, len(devices))
+    base = await ledger.reserve_actions(ids, len(devices))
     placed: list[Entry] = []
     for attempt in sorted(by_attempt):
         placed.append(
