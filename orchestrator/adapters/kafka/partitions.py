@@ -43,7 +43,8 @@ class LogEnds:
                 await self._disconnect()
                 raise
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
+        """Disconnect."""
         async with self._lock:
             await self._disconnect()
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError, ProducerClosed
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.structs import RecordMetadata
 
 from orchestrator.errors import InvalidInputError, UnavailableError
@@ -34,7 +34,7 @@ SEND_TIMEOUT: Final = 6.0
 """Seconds until a record must be acknowledged; clients give up after 10 s and come back."""
 
 RETRY_PAUSE: Final = 0.2
-"""Seconds between two attempts of a record, and between two attempts of all records together to open a producer."""
+"""Seconds between two attempts of a record; all records together open one producer at a time."""
 
 _log = structlog.get_logger(__name__)
 
@@ -64,23 +64,24 @@ class FactProducer:
         self._topic = topic
         self._send_timeout = send_timeout
         self._producer: AIOKafkaProducer | None = None
-        self._opening = asyncio.Lock()
-        self._refused: tuple[float, KafkaError | OSError] | None = None
+        self._opener: asyncio.Task[AIOKafkaProducer] | None = None
         self._acknowledged_at = 0.0
         self._discards: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def start(self) -> None:
-        """Open the producer. Raises UnavailableError; ``send`` then tries again by itself."""
+        """Open the producer if the broker answers; else ``send`` does when it does, so that polls need no broker."""
         try:
             async with asyncio.timeout(self._send_timeout):
                 await self._current()
         except (KafkaError, OSError, TimeoutError) as error:
-            raise UnavailableError(f"Kafka at {self._bootstrap} does not answer: {error!r}.") from error
+            _log.warning("kafka.unavailable", bootstrap=self._bootstrap, error=repr(error))
 
     async def stop(self) -> None:
         """Stop sending. What ``send`` has not returned for by now fails."""
         self._closed = True
+        if self._opener is not None:
+            await asyncio.wait([self._opener])
         producer, self._producer = self._producer, None
         if producer is not None:
             self._discard(producer)
@@ -151,24 +152,15 @@ class FactProducer:
     async def _current(self) -> AIOKafkaProducer:
         if self._producer is not None:
             return self._producer
-        async with self._opening:
-            if self._closed:
-                raise ProducerClosed
-            if self._producer is None:
-                self._producer = await self._open()
-            return self._producer
+        if self._closed:
+            raise ProducerClosed
+        if self._opener is None:
+            self._opener = asyncio.create_task(self._open())
+            self._opener.add_done_callback(self._opened)
+        # The shield: whoever gives up waiting must not leave half a connection behind, and others wait too.
+        return await asyncio.shield(self._opener)
 
     async def _open(self) -> AIOKafkaProducer:
-        clock = asyncio.get_running_loop().time
-        if self._refused is not None and clock() - self._refused[0] < RETRY_PAUSE:
-            raise KafkaConnectionError(f"refused a moment ago: {self._refused[1]}")
-        try:
-            return await self._connect()
-        except (KafkaError, OSError) as error:
-            self._refused = clock(), error
-            raise
-
-    async def _connect(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap,
             acks="all",
@@ -183,6 +175,15 @@ class FactProducer:
             self._discard(producer)
             raise
         return producer
+
+    def _opened(self, opener: asyncio.Task[AIOKafkaProducer]) -> None:
+        self._opener = None
+        if opener.cancelled() or opener.exception() is not None:
+            return
+        if self._closed:
+            self._discard(opener.result())
+        else:
+            self._producer = opener.result()
 
     def _replace(self, producer: AIOKafkaProducer | None) -> None:
         """Stop using a producer whose state is in doubt; of many callers that saw it fail, the first does it."""

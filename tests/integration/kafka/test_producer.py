@@ -66,7 +66,7 @@ async def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
     try:
         return await ends.end_offsets()
     finally:
-        await ends.close()
+        await ends.stop()
 
 
 async def test_an_event_is_where_the_answer_says(bootstrap: str, topic: str, producer: FactProducer):
@@ -149,8 +149,9 @@ async def test_it_starts_before_the_broker_does(broker: DevStack, bootstrap: str
     await asyncio.to_thread(broker.kill, "kafka")
     producer = FactProducer(bootstrap, topic, send_timeout=1)
     try:
+        await producer.start()
         with pytest.raises(UnavailableError):
-            await producer.start()
+            await producer.ready()
         await asyncio.to_thread(broker.up)
         await _eventually(lambda: producer.send(fact(1)))
     finally:
@@ -172,14 +173,14 @@ async def test_the_ends_move_with_every_acknowledged_record(bootstrap: str, topi
             partition, offset = await producer.send(fact(number))
             assert (await ends.end_offsets())[partition] == offset + 1
     finally:
-        await ends.close()
+        await ends.stop()
 
 
 async def test_the_ends_of_a_topic_that_is_not_there_are_an_error(bootstrap: str, prefix: str):
     ends = LogEnds(bootstrap, f"{prefix}nothing")
     with pytest.raises(UnavailableError, match="cannot be read"):
         await ends.end_offsets()
-    await ends.close()
+    await ends.stop()
 
 
 async def _eventually(call: Any) -> Any:
