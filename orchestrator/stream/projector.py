@@ -147,7 +147,9 @@ async def _persist(attempt: Callable[[], Any]) -> Any:
 def make_app(projector: Projector, settings: Settings) -> BatchApp:
     """The Faust app with its one agent."""
     datadir = settings.state_dir / "faust"
-    datadir.mkdir(parents=True, exist_ok=True)  # Faust makes one even without tables, in the current folder unless told otherwise
+    datadir.mkdir(
+        parents=True, exist_ok=True
+    )  # Faust makes one even without tables, in the current folder unless told otherwise
     url = f"kafka://{settings.kafka_bootstrap.replace(',', ';kafka://')}"
     app = BatchApp(
         f"{settings.topic_prefix}ota-fleet",

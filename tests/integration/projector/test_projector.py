@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,12 @@ class Site:
 async def eventually(check: Callable[[], Awaitable[Any]]) -> None:
     """Wait until ``check`` returns something true."""
     async with asyncio.timeout(PATIENCE):
-        while not await check():
+        while not await check():  # noqa: ASYNC110  what it waits for happens in another process
             await asyncio.sleep(0.05)
 
 
 @pytest.fixture
-async def site(engine, database_url, kafka, tmp_path) -> AsyncIterator[Site]:
+async def site(engine, database_url, kafka, tmp_path) -> Site:
     settings = Settings(
         database_url=database_url,
         kafka_bootstrap=kafka,
@@ -79,7 +79,7 @@ async def site(engine, database_url, kafka, tmp_path) -> AsyncIterator[Site]:
     campaign = await world.launch(max_in_flight={"initial": 500, "maximum": 500})
     await world.open_phase(campaign.campaign_id, 0, T0)
     await world.decisions.dispatch(campaign.campaign_id, 0, 500, T0)
-    yield Site(world, settings, tmp_path / "projector.log", await world.offered(campaign.campaign_no))
+    return Site(world, settings, tmp_path / "projector.log", await world.offered(campaign.campaign_no))
 
 
 async def test_killed_at_random_it_applies_every_fact_exactly_once(site):
