@@ -54,6 +54,8 @@ class StoppedRun(msgspec.Struct, kw_only=True):
     """Requests sent after the halt whose answer showed the deployment to a device for the first time."""
     detection_seconds: float | None = None
     """From the record of the crossing failure to that of the halt."""
+    api_agrees: bool = True
+    """The API tells the same numbers of the halt."""
     seconds: float
 
 
@@ -169,18 +171,26 @@ def _stopped(play: Play, run: StoppedRun, first_phase: str) -> Iterator[Expectat
     yield Expectation(
         f"the halt of the {play} release names the hardware revision",
         (run.culprit or "").endswith(f"={BAD_REVISION}"),
-        run.culprit or "nothing",
+        stratum_label(run.culprit) if run.culprit else "nothing",
     )
     yield Expectation(
         f"nothing of the {play} release starts after the halt",
         (run.offers_after_halt, run.starts_after_halt, run.revealed_after_halt) == (0, 0, 0),
         f"{run.offers_after_halt} offers, {run.starts_after_halt} starts, {run.revealed_after_halt} images revealed",
     )
+    yield Expectation(f"the API tells the same of the {play} release", run.api_agrees, _yes(run.api_agrees))
     yield Expectation(
         f"most devices are spared the {play} release",
         0 < run.exposed < run.spared and 0 < run.failures < run.exposed,
         f"{run.exposed} exposed, {run.failures} of them failed, {run.spared} spared",
     )
+
+
+def stratum_label(key: str) -> str:
+    """A stratum for people: ``hardware_model=sensor-a,attribute.hw_revision=C`` is ``sensor-a, hw_revision C``."""
+    parts = [part.rpartition("=") for part in key.split(",")]
+    names = [(name.removeprefix("attribute."), value) for name, _, value in parts]
+    return ", ".join(value if name == "hardware_model" else f"{name} {value}" for name, value in names)
 
 
 def _yes(holds: bool) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Final
 import yaml
 
 from orchestrator.adapters.sql.rebuild import verify
+from orchestrator.cli.campaign_view import halt_panel
+from orchestrator.client.models import CampaignDetail
 from orchestrator.demo import scenario
 from orchestrator.demo.chaos import Chaos
 from orchestrator.demo.evidence import FleetEvidence
@@ -100,7 +102,7 @@ class Demo:
             chaos = Chaos(system.crash, self._options.seed, screen.step)
             killing = asyncio.create_task(chaos.run()) if self._options.chaos else None
             try:
-                ids = {play: await self._campaign(play, releases[play], desk, facts) for play in Play}
+                told = {play: await self._campaign(play, releases[play], desk, facts) for play in Play}
             finally:
                 if killing:
                     killing.cancel()
@@ -120,9 +122,9 @@ class Demo:
             seconds=round(screen.seconds, 1),
             setup_seconds=_setup_seconds(),
             peak_pss_mb=round(memory.peak_mb),
-            good=await _good_run(facts, ids[Play.GOOD]),
-            bad=await _stopped_run(facts, ids[Play.BAD], evidence, actions),
-            silent=await _stopped_run(facts, ids[Play.SILENT], evidence, actions),
+            good=await _good_run(facts, told[Play.GOOD]["campaign_id"]),
+            bad=await _stopped_run(facts, told[Play.BAD], evidence, actions),
+            silent=await _stopped_run(facts, told[Play.SILENT], evidence, actions),
             events=events,
             invariants=Invariants(
                 counters_match=await facts.counter_differences() == 0,
@@ -158,7 +160,7 @@ class Demo:
                 await waiting.pause()
         self._screen.step(f"{devices} devices connected over HTTP and told what they run")
 
-    async def _campaign(self, play: Play, release_id: str, desk: Desk, facts: Facts) -> str:
+    async def _campaign(self, play: Play, release_id: str, desk: Desk, facts: Facts) -> CampaignDetail:
         firmware = scenario.RELEASES[play]
         self._screen.heading(f"The {play} release, {firmware.version}")
         campaign_id = await desk.launch(f"{play} {firmware.version}", {**self._plan, "release": release_id})
@@ -173,9 +175,10 @@ class Demo:
             while (now := await facts.progress(campaign_id)).in_flight:
                 watch.campaign(now, self._phases)
                 await settling.pause()
-        if halt := await facts.halt(campaign_id):
-            self._screen.step(halt.reason)
-        return campaign_id
+        told = await desk.campaign(campaign_id)
+        if told["halt"]:
+            self._screen.console.print(halt_panel(told, told["halt"]))
+        return told
 
     async def _stored(self, evidence: FleetEvidence, facts: Facts) -> Events:
         waiting = _Waiting(CATCH_UP_TIMEOUT, "the projection has caught up")
@@ -223,7 +226,10 @@ async def _good_run(facts: Facts, campaign_id: str) -> GoodRun:
     )
 
 
-async def _stopped_run(facts: Facts, campaign_id: str, evidence: FleetEvidence, actions: dict[int, str]) -> StoppedRun:
+async def _stopped_run(
+    facts: Facts, told: CampaignDetail, evidence: FleetEvidence, actions: dict[int, str]
+) -> StoppedRun:
+    campaign_id = told["campaign_id"]
     ended, halt = await facts.ended(campaign_id), await facts.halt(campaign_id)
     run = StoppedRun(
         campaign_id=campaign_id,
@@ -244,7 +250,20 @@ async def _stopped_run(facts: Facts, campaign_id: str, evidence: FleetEvidence, 
     run.revealed_after_halt = evidence.revealed_after(campaign_id, halt.recorded_at, actions)
     if halt.failed_at is not None:
         run.detection_seconds = (halt.recorded_at - halt.failed_at) / 1000
+    run.api_agrees = _agrees(told, run)
     return run
+
+
+def _agrees(told: CampaignDetail, run: StoppedRun) -> bool:
+    halt = told["halt"]
+    return halt is not None and (
+        (told["state"], told["exposed"], told["spared"]) == (run.state, run.exposed, run.spared)
+        and (halt["by"], halt["rule"], halt["scope"]) == (run.halted_by, run.rule, run.scope)
+        and (halt["n"], halt["f"], halt["bound"]) == (run.started_at_halt, run.failures_at_halt, run.bound)
+        and (halt["position"], halt["offers_after"], halt["starts_after"])
+        == (run.halt_position, run.offers_after_halt, run.starts_after_halt)
+        and [stratum["stratum"] for stratum in halt["strata"][:1]] == [run.culprit]
+    )
 
 
 def _setup_seconds() -> float | None:

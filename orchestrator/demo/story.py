@@ -9,14 +9,17 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.demo.report import Expectation, Report, StoppedRun
+from orchestrator.demo.report import Expectation, Report, StoppedRun, stratum_label
 
 
 def tell(console: Console, report: Report, checks: Iterable[Expectation]) -> None:
     """Print the story and the table of expectations."""
     console.print()
     console.print(Panel("\n\n".join(_story(report)), title="What happened", title_align="left", padding=(1, 2)))
-    table = Table("", "what must hold", "found", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("what must hold", ratio=1)
+    table.add_column("found", ratio=1, overflow="fold")
     for check in checks:
         mark = Text("ok", style="green") if check.holds else Text("FAILED", style="bold red")
         table.add_row(mark, check.what, Text(check.found))
@@ -58,7 +61,7 @@ def _halted(run: StoppedRun) -> str:
     )
     if run.detection_seconds is not None:
         told += f", {run.detection_seconds * 1000:.0f} ms after the failure that crossed the bound"
-    told += f". The strongest evidence is in {run.culprit}. " if run.culprit else ". "
+    told += f". The strongest evidence is in {stratum_label(run.culprit)}. " if run.culprit else ". "
     return told + (
         f"{run.exposed} devices had started and {run.failures} of them failed in the end; {run.spared} were spared."
         f" After the halt: {run.offers_after_halt} offers, {run.starts_after_halt} starts,"

@@ -3,7 +3,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from orchestrator.demo.report import Events, FleetRecord, GoodRun, Invariants, Report, StoppedRun, expectations
+from orchestrator.demo.report import (
+    Events,
+    FleetRecord,
+    GoodRun,
+    Invariants,
+    Report,
+    StoppedRun,
+    expectations,
+    stratum_label,
+)
 
 
 def _stopped() -> StoppedRun:
@@ -83,6 +92,7 @@ def test_a_run_as_it_should_be_meets_every_expectation(report):
         ("bad", "offers_after_halt", 1),
         ("silent", "starts_after_halt", 1),
         ("silent", "revealed_after_halt", 1),
+        ("silent", "api_agrees", False),
         ("silent", "exposed", 0),
         ("bad", "failures", 0),
         ("events", "missing", 1),
@@ -126,3 +136,11 @@ def test_the_reports_fields_are_those_that_other_tools_read(report):
     assert written["silent"].keys() >= stopped
     assert written["events"].keys() >= {"acknowledged", "projected", "dead_letters", "missing", "extra"}
     assert written["invariants"].keys() >= {"counters_match", "one_active_assignment", "rebuild_equal"}
+
+
+@pytest.mark.parametrize(
+    ("key", "label"),
+    [("hardware_model=sensor-a,attribute.hw_revision=C", "sensor-a, hw_revision C"), ("attribute.site=b", "site b")],
+)
+def test_strata_are_named_for_people(key, label):
+    assert stratum_label(key) == label
