@@ -73,7 +73,8 @@ class Output:
 
     def _print(self, part: RenderableType) -> None:
         if isinstance(part, str):
-            self.out.print(part, soft_wrap=True, markup=False, highlight=False)
+            # As it is: printing would turn tabs into blanks.
+            self.out.out(part, highlight=False)
         elif self.out.is_terminal:
             self.out.print(part)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.errors import OtaError, UnavailableError
+from orchestrator.errors import InvalidInputError, OtaError, UnavailableError
 
 
 class _Problem(msgspec.Struct):
@@ -47,6 +47,13 @@ class ApiUnreachableError(UnavailableError):
 
     code = "api.unreachable"
     remedy = "Look whether it runs (`ota dev status`, `ota doctor`) and whether OTA_API_URL is its address."
+
+
+class ApiAddressError(InvalidInputError):
+    """The API's address is not valid."""
+
+    code = "client.url"
+    remedy = "Set OTA_API_URL to the API's address, such as http://127.0.0.1:8080."
 
 
 class NoApiKeyError(OtaError):

@@ -18,7 +18,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 
-from orchestrator.client.errors import ApiError, ApiUnreachableError, NoApiKeyError, error_of
+from orchestrator.client.errors import ApiAddressError, ApiError, ApiUnreachableError, NoApiKeyError, error_of
 
 ATTEMPTS: Final = 4
 """Times a request is sent: with the pauses below it bridges a restart of the API of some 5 s."""
@@ -46,7 +46,7 @@ Body = bytes | Callable[[], Iterable[bytes]]
 
 
 class Transport:
-    """A connection to one API as one principal.
+    """A connection to one API as one principal. Raises ApiAddressError.
 
     Args:
         base_url: such as ``http://127.0.0.1:8080``.
@@ -74,7 +74,7 @@ class Transport:
             timeout=httpx.Timeout(TIMEOUT, connect=CONNECT_TIMEOUT),
             headers={"Accept": "application/json", "User-Agent": "ota"},
             # A proxy of the environment stands between this machine and others, never before itself.
-            trust_env=not _is_loopback(base_url),
+            trust_env=not _is_loopback(_host_of(base_url)),
         )
 
     def close(self) -> None:
@@ -113,12 +113,10 @@ class Transport:
             try:
                 answer = self._http.request(method, path, params=asked, content=body, headers=sent)
             except httpx.TransportError as error:
-                if last or isinstance(error, httpx.UnsupportedProtocol):
+                if last:
                     raise ApiUnreachableError(f"{self._base_url} does not answer: {_reason(error)}.") from error
                 self._sleep(_pause(attempt))
                 continue
-            except httpx.InvalidURL as error:
-                raise ApiUnreachableError(f"{self._base_url!r} is not an address: {error}.") from error
             if answer.status_code < 400:
                 return answer
             refusal = error_of(answer.status_code, answer.content, self.trace_id)
@@ -143,8 +141,18 @@ def _pause_before(refusal: ApiError, retry_after: str, attempt: int) -> float | 
     return wanted if wanted <= LONGEST_PAUSE else None
 
 
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def _host_of(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError as error:
+        raise ApiAddressError(f"{url!r} is not an address: {error}.") from error
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ApiAddressError(f"{url!r} is not an address of HTTP.")
+    return host
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from tests.unit.cli.conftest import CAMPAIGN, HALT, campaign, problem
+
+PLAN = "release: ''\nphases:\n  - {name: canary, percent: 100, soak: 5s}\n"
+DIGEST = {"digest": "sha256:abc"}
+WHY = {"reason": "because"}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return path
+
+
+def squeezed(text: str) -> str:
+    return re.sub(r"[ │]+", " ", text)
+
+
+# ---- from draft to launch
+
+
+def test_create_sends_the_plan_with_the_release_and_prints_the_id_alone(ota, api, plan):
+    api.on("POST", "/v1/campaigns", campaign("draft"))
+    ran = ota("campaign", "create", plan, "--name", "spring", "--release", "rel_1")
+    assert ran.exit_code == 0
+    assert ran.stdout == "cmp_1\n"
+    assert "ota campaign submit cmp_1" in ran.stderr
+    body = api.body()
+    assert body["name"] == "spring"
+    assert body["plan"] == {"release": "rel_1", "phases": [{"name": "canary", "percent": 100, "soak": "5s"}]}
+
+
+def test_a_plan_in_json_is_a_plan_too(ota, api, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"release": "rel_2"}')
+    api.on("POST", "/v1/campaigns", campaign("draft"))
+    assert ota("campaign", "create", path, "--name", "x").exit_code == 0
+    assert api.body()["plan"] == {"release": "rel_2"}
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "", "just words"])
+def test_a_file_that_is_no_plan_is_not_sent(ota, api, tmp_path, text):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    assert ota("campaign", "create", path, "--name", "x").exit_code == 2
+    assert not api.requests
+
+
+@pytest.mark.parametrize(
+    ("words", "action", "body"),
+    [
+        (("submit",), "submit", None),
+        (("launch",), "launch", None),
+        (("pause", "--reason", "because"), "pause", WHY),
+        (("resume", "--reason", "because"), "resume", WHY),
+        (("halt", "--reason", "because"), "halt", WHY),
+        (("abort", "--reason", "because", "--yes"), "abort", WHY),
+    ],
+)
+def test_an_action_is_one_request(ota, api, words, action, body):
+    api.on("POST", f"/v1/campaigns/cmp_1/{action}", campaign("running"))
+    ran = ota("campaign", words[0], "cmp_1", *words[1:])
+    assert (ran.exit_code, ran.stdout) == (0, "cmp_1 running\n")
+    (request,) = api.requests
+    assert (api.body() if request.content else None) == body
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "halt", "abort"])
+def test_what_stops_or_resumes_needs_a_reason(ota, api, action):
+    assert ota("campaign", action, "cmp_1").exit_code == 2
+    assert not api.requests
+
+
+def test_a_halt_asks_nothing_but_an_abort_does(ota, api):
+    api.on("POST", "/v1/campaigns/cmp_1/halt", campaign("halted"))
+    api.on("POST", "/v1/campaigns/cmp_1/abort", campaign("aborted"))
+    assert ota("campaign", "halt", "cmp_1", "--reason", "x", stdin="").exit_code == 0
+    assert ota("campaign", "abort", "cmp_1", "--reason", "x", stdin="n\n").exit_code == 1
+    assert [request.url.path for request in api.requests] == ["/v1/campaigns/cmp_1/halt"]
+    assert ota("campaign", "abort", "cmp_1", "--reason", "x", stdin="y\n").exit_code == 0
+
+
+def test_an_approval_is_of_what_is_submitted(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("submitted"))
+    api.on("POST", "/v1/campaigns/cmp_1/approve", campaign("approved"))
+    assert ota("campaign", "approve", "cmp_1").exit_code == 0
+    assert api.body() == DIGEST
+
+
+def test_an_approval_can_name_what_was_reviewed(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("submitted"))
+    api.on("POST", "/v1/campaigns/cmp_1/approve", campaign("approved"))
+    ota("campaign", "approve", "cmp_1", "--digest", "sha256:reviewed")
+    assert api.body() == {"digest": "sha256:reviewed"}
+
+
+def test_a_phase_is_approved_by_its_number(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("running"))
+    api.on("POST", "/v1/campaigns/cmp_1/phases/0/approve", campaign("running"))
+    assert ota("campaign", "approve", "cmp_1", "--phase", "0").exit_code == 0
+    assert api.body() == DIGEST
+
+
+def test_a_draft_cannot_be_approved(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("draft", digest=None))
+    ran = ota("campaign", "approve", "cmp_1")
+    assert ran.exit_code == 6
+    assert "ota campaign submit cmp_1" in ran.stderr
+
+
+# ---- show, list, events, preview
+
+
+def test_show_in_json_is_the_apis_answer(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("halted"))
+    assert ota("campaign", "show", "cmp_1", "--json").json == campaign("halted")
+    assert ota("--output", "json", "campaign", "show", "cmp_1").json == campaign("halted")
+
+
+def test_show_counts_every_device_of_a_phase_once(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign())
+    lines = [line.split() for line in ota("campaign", "show", "cmp_1").stdout.splitlines()]
+    # 60 devices: 32 have an assignment, of which 15 in flight, 12 confirmed, 3 failed, 2 expired; 28 wait.
+    assert ["0", "canary", "soaking", "60", "28", "15", "12", "3", "2", "2026-11-21T04:00:00.000Z"] in lines
+    assert ["1", "rest", "waiting", "138", "138", "0", "0", "0", "0"] in lines
+    assert ["fleet", "campaign", "25", "3", "5", "hold"] in lines
+
+
+def test_show_before_the_submission_has_no_numbers(ota, api):
+    draft = campaign("draft", digest=None, enrolment=None, spared=None, gate=[], approvals=[])
+    draft["phases"][0] |= {"devices": None, "counts": {}}
+    api.on("GET", "/v1/campaigns/cmp_1", draft)
+    ran = ota("campaign", "show", "cmp_1")
+    assert ran.exit_code == 0
+    assert "0 of 1" in ran.stdout
+
+
+def test_show_says_why_it_halted_who_is_suspected_and_what_was_spared(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("halted"))
+    ran = ota("campaign", "show", "cmp_1")
+    text = squeezed(ran.stdout)
+    for said in (
+        "Halted in phase 0 (canary)",
+        HALT["reason"],
+        "rule fleet, scope campaign",
+        "f = 9 failures among n = 25 started devices",
+        "5 failures halt among 25 started devices (f*(n))",
+        "p0 = 0.02",
+        "alpha = 0.006",
+        "log e = 12.35, halts from 5.12 = -log alpha",
+        "exposed 25 devices had started",
+        "spared 173 devices",
+        "position 4711 of the ledger",
+        "0 offers, 0 starts",
+        "ota.device-events.v1/3 offset 99",
+    ):
+        assert said in text
+    assert text.index("sensor-a/C 8 8 22.50") < text.index("sensor-a/A 17 1 -0.50")
+    assert "approve cmp_1" in ran.stderr
+
+
+def test_a_halt_by_a_person_shows_what_there_is(ota, api):
+    empty = dict.fromkeys(("rule", "scope", "n", "f", "bound", "log_e", "p0", "alpha", "failed_at", "fact", "phase"))
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("halted", halt={**HALT, **empty, "by": "ann", "strata": []}))
+    ran = ota("campaign", "show", "cmp_1")
+    assert ran.exit_code == 0
+    assert "Halted before its first phase" in ran.stdout
+    assert "alpha" not in ran.stdout
+
+
+def test_a_halt_that_is_over_is_history(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("running", halt=HALT))
+    assert "Was halted in phase 0 (canary)" in ota("campaign", "show", "cmp_1").stdout
+
+
+def test_what_is_in_a_name_is_text_and_never_markup(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign(name="[red]x[/red] :smile: [/oops]"))
+    assert "[red]x[/red] :smile: [/oops]" in ota("campaign", "show", "cmp_1").stdout
+
+
+def test_list_and_events_are_tables_for_people_and_items_for_programs(ota, api):
+    event = {
+        "position": 12,
+        "stream": "campaign/cmp_1",
+        "version": 1,
+        "event_id": "e",
+        "type": "CampaignHalted",
+        "data": {},
+        "meta": {"actor": "ann", "reason": "smoke"},
+        "recorded_at": CAMPAIGN["created_at"],
+    }
+    api.on("GET", "/v1/campaigns", {"items": [campaign()], "next": None})
+    api.on("GET", "/v1/campaigns/cmp_1/events", {"items": [event], "next": None})
+    assert "cmp_1     spring  running  1/2" in ota("campaign", "list").stdout
+    assert ota("campaign", "list", "--json").json == {"items": [campaign()]}
+    assert "CampaignHalted  ann  smoke" in ota("campaign", "events", "cmp_1").stdout
+    assert ota("campaign", "events", "cmp_1", "--json").json == {"items": [event]}
+
+
+def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
+    found = {
+        "digest": "sha256:abc",
+        "frozen": False,
+        "devices": 200,
+        "holdback": 2,
+        "strata": {"sensor-a/A": 200},
+        "phases": [
+            {"name": "canary", "size": 60, "reached": 60, "strata": {}, "in_flight": 60, "failures_at_most": 31}
+        ],
+        "rules": [
+            {
+                "name": "fleet",
+                "scope": "campaign",
+                "p0": 0.02,
+                "alpha": 0.006,
+                "processes": 1,
+                "min_failures": 3,
+                "bounds": {"10": 4, "100": 9},
+            }
+        ],
+        "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
+    }
+    api.on("GET", "/v1/campaigns/cmp_1/preview", found)
+    ran = ota("campaign", "preview", "cmp_1")
+    assert "4/10, 9/100" in ran.stdout
+    assert "/phases/1" in ran.stdout
+    assert ["canary", "60", "60", "60", "31"] in [line.split() for line in ran.stdout.splitlines()]
+    assert ota("campaign", "preview", "cmp_1", "--json").json == found
+
+
+# ---- watch
+
+
+@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("halted", 5), ("aborted", 5)])
+def test_watching_succeeds_only_for_a_completed_campaign(ota, api, state, code):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign(), campaign(), campaign(state))
+    ran = ota("campaign", "watch", "cmp_1")
+    assert ran.exit_code == code
+    assert len(api.requests) == 3
+    assert f"state      {state}" in ran.stdout
+    assert "cmp_1 running: phase 0 (canary), 12 confirmed, 5 offered, 3 reverted, 10 trial" in ran.stderr
+
+
+def test_a_pause_is_waited_out(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("paused"), campaign("completed"))
+    assert ota("campaign", "watch", "cmp_1").exit_code == 0
+
+
+def test_watching_ends_with_7_when_the_time_is_up(ota, api, pauses):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign())
+    ran = ota("campaign", "watch", "cmp_1", "--timeout", "0s")
+    assert ran.exit_code == 7
+    assert "still running" in ran.stderr
+    assert ran.stdout
+    assert pauses == []
+
+
+def test_watching_goes_on_over_a_restart_of_the_api(ota, api):
+    down = [httpx.ConnectError("refused")] * 5
+    api.on("GET", "/v1/campaigns/cmp_1", campaign(), *down, problem(503, "unavailable"), campaign("completed"))
+    assert ota("campaign", "watch", "cmp_1").exit_code == 0
+
+
+def test_a_campaign_that_is_not_there_is_not_waited_for(ota, api, pauses):
+    api.on("GET", "/v1/campaigns/cmp_1", problem(404, "campaign.not_found"))
+    assert ota("campaign", "watch", "cmp_1").exit_code == 4
+    assert pauses == []
+
+
+def test_watching_in_json_ends_with_the_apis_answer(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign(), campaign("completed"))
+    assert ota("campaign", "watch", "cmp_1", "--json", "--quiet").json == campaign("completed")
+
+
+def test_quiet_leaves_data_and_errors_only(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("halted"))
+    assert ota("campaign", "show", "cmp_1", "--quiet").stderr == ""
+    assert ota("--quiet", "campaign", "watch", "cmp_1").stderr == ""
+    assert "error:" in ota("--quiet", "campaign", "show", "other").stderr

@@ -1,0 +1,39 @@
+"""``ota`` as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "orchestrator.cli.main", *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **env})
+
+
+def test_the_exit_status_is_the_commands(tmp_path):
+    assert run("--help").returncode == 0
+    assert run("no-such-command").returncode == 2
+    gone = run("campaign", "list", OTA_API_URL="http://127.0.0.1:9", OTA_API_KEY="")
+    assert gone.returncode == 3
+    assert "client.key.missing" in gone.stderr
+    assert gone.stdout == ""
+
+
+def test_the_interpreter_does_not_clean_up_because_temporals_threads_would_abort_it():
+    script = (
+        "import atexit, sys; atexit.register(lambda: print('cleaned up'));"
+        "from orchestrator.cli.main import run; sys.argv = ['ota', '--help']; run()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Usage: ota" in done.stdout
+    assert "cleaned up" not in done.stdout
+
+
+def test_a_setting_that_is_not_valid_is_named(tmp_path):
+    done = run("migrate", OTA_API_PORT="eighty")
+    assert done.returncode == 2
+    assert "OTA_API_PORT" in done.stderr
+    assert "Traceback" not in done.stderr
