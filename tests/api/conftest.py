@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -20,7 +20,7 @@ from orchestrator.adapters.artifacts import open_store
 from orchestrator.adapters.clock import new_id, now_ms
 from orchestrator.adapters.firmware_intake import McubootVerifier
 from orchestrator.adapters.sql.campaigns import SqlCampaignStore
-from orchestrator.adapters.sql.engine import RETRYABLE
+from orchestrator.adapters.sql.engine import RETRYABLE, driver
 from orchestrator.adapters.sql.fleet import SqlFleet
 from orchestrator.adapters.sql.idempotency import SqlIdempotency
 from orchestrator.adapters.sql.queries import SqlQueries
@@ -86,7 +86,6 @@ class Api:
     public_pem: str
     _keys: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
     _http: httpx.AsyncClient = field(init=False)
-    _numbers: Any = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -96,8 +95,7 @@ class Api:
         """The key of a person with these scopes; all but admin without any."""
         wanted = scopes or tuple(scope.value for scope in Scope if scope is not Scope.ADMIN)
         if (name, wanted) not in self._keys:
-            number = next(self._numbers)
-            made = await self.services.keys.create(name, wanted, actor="setup", command_id=f"setup/{number}")
+            made = await self.services.keys.create(name, wanted, actor="setup", command_id=f"setup/{uuid4()}")
             assert made.key
             self._keys[name, wanted] = made.key
         return self._keys[name, wanted]
@@ -189,8 +187,6 @@ class Api:
         return campaign_id
 
     async def value(self, query: str, *args: Any) -> Any:
-        from orchestrator.adapters.sql.engine import driver
-
         async with driver(self.engine) as conn:
             return await conn.fetchval(query, *args)
 
