@@ -65,24 +65,29 @@ class Output:
     def data(self, value: Any, *text: RenderableType) -> None:
         """Print ``value`` as JSON, or ``text`` for people."""
         if self.is_json:
-            encoded = msgspec.json.format(msgspec.json.encode(value), indent=2)
-            self.out.out(encoded.decode(), highlight=False)
+            self._raw(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
         else:
             for part in text:
                 self._print(part)
 
     def _print(self, part: RenderableType) -> None:
         if isinstance(part, str):
-            # As it is: printing would turn tabs into blanks.
-            self.out.out(part, highlight=False)
+            self._raw(part)
         elif self.out.is_terminal:
             self.out.print(part)
         else:
             # Tables fill their last column with blanks, which a pipe has no use for.
             with self.out.capture() as printed:
                 self.out.print(part)
-            for line in printed.get().splitlines():
-                self.out.out(line.rstrip(), highlight=False)
+            self._raw("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+    def _raw(self, text: str) -> None:
+        """Text as it is: a console would turn tabs into blanks."""
+        try:
+            self.out.file.write(text + "\n")
+            self.out.file.flush()
+        except BrokenPipeError:
+            self.out.on_broken_pipe()
 
     def say(self, text: RenderableType) -> None:
         """Tell people something that is not data."""

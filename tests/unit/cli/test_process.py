@@ -37,3 +37,22 @@ def test_a_setting_that_is_not_valid_is_named(tmp_path):
     assert done.returncode == 2
     assert "OTA_API_PORT" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_of_a_service(tmp_path):
+    argv = [sys.executable, "-m", "orchestrator.cli.main", "release", "verify", "--json"]
+    (tmp_path / "fw.bin").write_bytes(b"no image")
+    (tmp_path / "key.pem").write_text("no key")
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [*argv, str(tmp_path / "fw.bin"), "--key", str(tmp_path / "key.pem")],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "service" not in done.stderr
+    assert "Traceback" not in done.stderr
