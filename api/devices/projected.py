@@ -11,6 +11,9 @@ import structlog
 POLL: Final = 0.015
 """Seconds between two looks at the positions; one poller serves all who wait."""
 
+ERROR_PAUSE: Final = 0.2
+"""Seconds until the next look after one that failed."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -43,13 +46,15 @@ class ProjectionWatch:
 
     async def _watch(self) -> None:
         while self._waiting:
-            for partition in list(self._waiting):
-                try:
+            try:
+                for partition in list(self._waiting):
                     self._release(partition, await self._position(partition))
-                except Exception as error:  # noqa: BLE001 (the database may be away; who waits has a timeout)
-                    _log.warning("projection.position_unknown", partition=partition, error=repr(error))
+                await asyncio.sleep(self._pause)
+            except Exception as error:  # noqa: BLE001 (the database may be away; who waits has a timeout)
+                _log.warning("projection.position_unknown", error=repr(error))
+                for partition in list(self._waiting):
                     self._release(partition, 0)
-            await asyncio.sleep(self._pause)
+                await asyncio.sleep(ERROR_PAUSE)
 
     def _release(self, partition: int, position: int) -> None:
         left: list[tuple[int, asyncio.Future[None]]] = []

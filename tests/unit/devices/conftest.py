@@ -33,6 +33,7 @@ class World:
     identities: MemoryIdentities
     presence: MemoryPresence
     artifacts: MemoryArtifacts
+    settings: Settings
     ingested: list[str] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
 
@@ -54,12 +55,13 @@ async def world() -> AsyncIterator[World]:
         identities=MemoryIdentities(),
         presence=MemoryPresence(),
         artifacts=MemoryArtifacts(),
+        settings=Settings(gateway_url="http://ota.example", projection_wait_ms=60, max_report_bytes=5_000),
     )
     world.identities.register(MemoryIdentity(7, "dev-1", "s3cret"))
     world.identities.register(MemoryIdentity(8, "dev-2", "other"))
     gateway = create_gateway(
         GatewayServices(
-            settings=Settings(gateway_url="http://ota.example", projection_wait_ms=60, max_report_bytes=5_000),
+            settings=world.settings,
             offers=world.offers,
             facts=world.facts,
             identities=world.identities,

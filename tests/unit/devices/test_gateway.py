@@ -313,6 +313,7 @@ async def test_an_acknowledged_cancel_is_gone_in_the_next_poll(world: World):
 async def test_a_report_waits_for_its_own_record_and_needs_no_overlay_then(world: World):
     world.offers.offer(7, ACTION, State.DOWNLOADING)
     world.offers.projected = 0
+    world.settings.projection_wait_ms = 60_000
     report = asyncio.create_task(world.feedback(ACTION, "closed", "success"))
     await until(lambda: bool(world.facts.events))
     assert not report.done()
