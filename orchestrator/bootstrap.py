@@ -204,6 +204,7 @@ async def _gateway(role: _Role) -> None:
     from api.devices.services import GatewayServices
     from orchestrator.adapters.kafka.producer import FactProducer
     from orchestrator.adapters.sql.identities import SqlIdentities
+    from orchestrator.adapters.sql.offer_board import OfferBoard
     from orchestrator.adapters.sql.offers import SqlOffers
     from orchestrator.adapters.sql.presence import PresenceWriter
 
@@ -215,9 +216,12 @@ async def _gateway(role: _Role) -> None:
     presence = PresenceWriter(engine, settings.presence_flush_ms)
     presence.start()
     role.closing.push_async_callback(presence.stop)
+    board = OfferBoard(engine)
+    await board.start()
+    role.closing.push_async_callback(board.stop)
     services = GatewayServices(
         settings=settings,
-        offers=SqlOffers(engine, settings.device_events_topic),
+        offers=SqlOffers(engine, settings.device_events_topic, board),
         facts=facts,
         identities=SqlIdentities(engine),
         presence=presence,

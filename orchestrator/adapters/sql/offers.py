@@ -22,6 +22,7 @@ from orchestrator.adapters.sql.dispatch import control_state
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.facts import PROJECTION
 from orchestrator.adapters.sql.locks import share_control
+from orchestrator.adapters.sql.offer_board import OfferBoard
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import OfferView
 from orchestrator.domain.assignment import RANK, State, due, observe, start
@@ -84,8 +85,10 @@ class _Waiting:
 class SqlOffers:
     """``orchestrator.app.ports.Offers`` on PostgreSQL; one per gateway process."""
 
-    def __init__(self, engine: AsyncEngine, topic: str) -> None:
+    def __init__(self, engine: AsyncEngine, topic: str, board: OfferBoard | None = None) -> None:
+        """With a ``board``, devices that have nothing to do are answered from memory."""
         self._engine = engine
+        self._board = board
         self._topic = topic
         self._rules = RulesCache()
         self._actions = ActionRanges()
@@ -93,9 +96,16 @@ class SqlOffers:
         self._flusher: asyncio.Task[None] | None = None
 
     async def current(self, device_no: int) -> OfferView | None:
+        if self._board is not None and self._board.idle(device_no):
+            return None
+        position = 0 if self._board is None else self._board.position
         async with transaction(self._engine) as conn:
             row = await conn.fetchrow(_VIEW, [device_no])
-        return None if row is None else _view(row)
+        if row is not None:
+            return _view(row)
+        if self._board is not None:
+            self._board.take_off(device_no, position)
+        return None
 
     async def owner(self, action_id: int) -> tuple[int, int, int] | None:
         async with transaction(self._engine) as conn:
