@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Final
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.errors import InvalidInputError, OtaError
@@ -136,7 +137,7 @@ async def _read(receive: Receive, declared: bytes | None, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return b""  # the client is gone
+            raise ClientDisconnect
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > limit:

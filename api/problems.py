@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.errors import InvalidInputError, OtaError, UnavailableError
@@ -215,6 +216,8 @@ class ProblemMiddleware:
         try:
             _refuse_nul(scope)
             await self._app(scope, receive, note)
+        except ClientDisconnect:
+            return  # nobody is left to answer
         except Exception as error:
             if started:
                 raise

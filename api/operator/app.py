@@ -5,8 +5,12 @@ From the outside in: problems (catches everything), who is asking, what the body
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
+import structlog
 from fastapi import FastAPI
 
 from api import health, problems
@@ -19,6 +23,11 @@ from api.operator.services import OperatorServices
 
 PREFIX: Final = "/v1"
 
+PURGE_INTERVAL: Final = 3_600.0
+"""Seconds between two looks for answers that are old enough to be forgotten."""
+
+_log = structlog.get_logger(__name__)
+
 
 def create_app(services: OperatorServices) -> FastAPI:
     """The application; ``/v1``, ``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``."""
@@ -28,6 +37,7 @@ def create_app(services: OperatorServices) -> FastAPI:
         description="Firmware campaigns in phases that stop by themselves. Every error is a problem with a stable `code`.",
         docs_url=None,
         redoc_url=None,
+        lifespan=_lifespan,
     )
     app.state.services = services
     app.openapi = lambda: describe(app)
@@ -47,3 +57,23 @@ def create_app(services: OperatorServices) -> FastAPI:
     app.add_middleware(AuthMiddleware, keys=services.keys)
     app.add_middleware(problems.ProblemMiddleware, traceparent=services.traceparent, transient=services.transient)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    forgetting = asyncio.create_task(_forget(app.state.services))
+    try:
+        yield
+    finally:
+        forgetting.cancel()
+        await asyncio.gather(forgetting, return_exceptions=True)
+
+
+async def _forget(services: OperatorServices) -> None:
+    """Keep the table of answers small."""
+    while True:
+        try:
+            await services.answers.purge(services.clock())
+        except Exception as error:  # noqa: BLE001 (the next look will do it)
+            _log.warning("old answers not forgotten", error=repr(error))
+        await asyncio.sleep(PURGE_INTERVAL)

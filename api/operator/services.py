@@ -9,7 +9,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.health import Check
 from api.paging import Cursors
 from orchestrator.app.campaigns import Campaigns
 from orchestrator.app.devices import Devices
@@ -18,6 +17,7 @@ from orchestrator.app.keys import ApiKeys
 from orchestrator.app.queries import Queries
 from orchestrator.app.releases import Releases
 from orchestrator.config import Settings
+from orchestrator.telemetry.health import Check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class OperatorServices:
     """Milliseconds since the epoch."""
     metrics: Callable[[], bytes]
     """Everything measured so far, in Prometheus' text format."""
-    readiness: Sequence[tuple[str, Check]] = ()
+    readiness: Sequence[Check] = ()
     transient: tuple[type[Exception], ...] = (OSError, TimeoutError)
     """Errors of the database that pass by themselves: 503."""
     traceparent: Callable[[], str | None] = lambda: None

@@ -37,3 +37,7 @@ class Answers(Protocol):
     async def release(self, principal: str, key: str) -> None:
         """Give the key back: the request failed and had no effect."""
         ...
+
+    async def purge(self, now: int) -> int:
+        """Forget old answers; returns how many."""
+        ...

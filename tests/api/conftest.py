@@ -16,20 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.operator import OperatorServices, create_app
 from firmware.sign import build_image, generate_key
-from orchestrator.adapters.artifacts import open_store
-from orchestrator.adapters.clock import new_id, now_ms
-from orchestrator.adapters.firmware_intake import McubootVerifier
-from orchestrator.adapters.sql.campaigns import SqlCampaignStore
-from orchestrator.adapters.sql.engine import RETRYABLE, driver
-from orchestrator.adapters.sql.fleet import SqlFleet
-from orchestrator.adapters.sql.idempotency import SqlIdempotency
-from orchestrator.adapters.sql.queries import SqlQueries
-from orchestrator.adapters.sql.registry import SqlRegistry
-from orchestrator.app.campaigns import Campaigns
-from orchestrator.app.devices import Devices
-from orchestrator.app.keys import ApiKeys, Scope
-from orchestrator.app.releases import Releases
+from orchestrator.adapters.sql.engine import driver
+from orchestrator.app.keys import Scope
+from orchestrator.bootstrap import operator_services
 from orchestrator.config import Settings
+
+METRICS = b"# nothing\n"
 
 PHASES = [
     {"name": "canary", "percent": 20.0, "min_count": 40, "soak": "5s", "promote": {"p1": 0.1, "beta": 0.05}},
@@ -49,30 +41,6 @@ def plan(release_id: str, **changes: Any) -> dict[str, Any]:
         "max_in_flight": {"initial": 60, "maximum": 240},
     }
     return base | changes
-
-
-def make_services(engine: AsyncEngine, settings: Settings) -> OperatorServices:
-    registry, fleet = SqlRegistry(engine), SqlFleet(engine)
-    return OperatorServices(
-        settings=settings,
-        campaigns=Campaigns(SqlCampaignStore(engine), fleet, registry, new_id=new_id),
-        releases=Releases(
-            registry,
-            open_store(settings),
-            McubootVerifier(),
-            new_id=new_id,
-            max_artifact_bytes=settings.max_artifact_bytes,
-        ),
-        devices=Devices(
-            registry, max_devices=settings.max_import_devices, max_per_event=settings.max_devices_per_event
-        ),
-        keys=ApiKeys(registry, now=now_ms, new_id=new_id),
-        queries=SqlQueries(engine),
-        answers=SqlIdempotency(engine),
-        clock=now_ms,
-        metrics=lambda: b"# nothing\n",
-        transient=RETRYABLE,
-    )
 
 
 @dataclass
@@ -213,19 +181,19 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def api(engine: AsyncEngine, settings: Settings, signer: Signer) -> AsyncIterator[Api]:
-    services = make_services(engine, settings)
+    services = operator_services(settings, engine, lambda: METRICS)
     api = Api(create_app(services), services, engine, signer.image, signer.public_pem)
     yield api
     await api.close()
 
 
 @pytest.fixture
-def open_api(engine: AsyncEngine, signer: Signer) -> Callable[[Settings], Any]:
-    """Another API on the same database, with other settings."""
+def open_api(engine: AsyncEngine, signer: Signer) -> Callable[..., Any]:
+    """Another API with other settings, on the same database unless another is given."""
 
     @asynccontextmanager
-    async def opened(settings: Settings) -> AsyncIterator[Api]:
-        services = make_services(engine, settings)
+    async def opened(settings: Settings, engine: AsyncEngine = engine) -> AsyncIterator[Api]:
+        services = operator_services(settings, engine, lambda: METRICS)
         api = Api(create_app(services), services, engine, signer.image, signer.public_pem)
         yield api
         await api.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 
+from orchestrator.adapters.sql.engine import make_engine
 from orchestrator.config import Settings
 from tests.api.conftest import PHASES, plan
 
@@ -138,14 +139,15 @@ async def test_an_error_that_nobody_expected_is_a_problem_without_its_secrets(ap
     assert "secret" not in answer.text
 
 
-async def test_a_database_that_is_away_is_unavailable(api, monkeypatch):
-    async def fail(*_, **__):
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(type(api.services.queries), "releases", fail)
-    answer = await api("GET", "/v1/releases")
-    problem(answer, 503, "unavailable.database")
-    assert answer.headers["retry-after"]
+async def test_a_database_that_is_away_is_unavailable(api, settings, open_api):
+    key = await api.key("ann")
+    nowhere = make_engine("postgresql://ota@127.0.0.1:1/ota")
+    async with open_api(settings, nowhere) as other:
+        answer = await other("GET", "/v1/releases", key=key)
+        problem(answer, 503, "unavailable.database")
+        assert answer.headers["retry-after"]
+        assert (await other("GET", "/readyz", key="")).status_code == 503
+    await nowhere.dispose()
 
 
 async def test_the_trace_of_the_caller_is_kept(api):
