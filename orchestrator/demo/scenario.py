@@ -63,7 +63,7 @@ LEAST_DEVICES: Final = 200
 
 POLLS_PER_SECOND: Final = 400
 """Idle polls of the whole fleet: the base load that two cores carry beside everything else."""
-SHORTEST_POLL: Final = 3
+SHORTEST_POLL: Final = 2
 """Seconds between two polls of a device, for small fleets."""
 
 CAMPAIGN_TIMEOUT: Final = 240.0

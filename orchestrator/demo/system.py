@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Final
 
 from rich.console import Console
@@ -58,6 +58,7 @@ class System:
         self._roles: Roles | None = None
         self._fleet: ProcessRef | None = None
         self._changing = Lock()
+        self._ending = Event()
 
     # ---- start and stop
 
@@ -70,6 +71,8 @@ class System:
         with self._changing:
             self._stack.up(self._part)
             self._prepare()
+            if self._ending.is_set():
+                return
             if self.keep:
                 supervisor.start(self.state_dir, self.env, self._part)
             else:
@@ -99,6 +102,7 @@ class System:
 
     def stop(self) -> None:
         """End everything that was started, also what ``keep`` would have left; a start that is under way is awaited."""
+        self._ending.set()
         with self._changing:
             self.stop_fleet()
             if self._roles:
@@ -145,13 +149,17 @@ class System:
 
     def show(self, console: Console) -> None:
         """Say where everything runs that was left running, and how to end it."""
-        console.print("Still running:", highlight=False)
         addresses = {role.name: role.url for role in self.roles()}
         if self._stack.temporal_ui_url:
             addresses["temporal"] = self._stack.temporal_ui_url
-        for name, url in addresses.items():
-            console.print(f"  {name:10} {url}", highlight=False, soft_wrap=True)
-        console.print(f"End it with: ota dev down --state-dir {self.state_dir}", highlight=False, soft_wrap=True)
+        lines = ["Still running:"]
+        lines += [f"  {name:10} {url}" for name, url in addresses.items()]
+        lines += ["For commands in this shell:"]
+        lines += [f"  export {name}={value}" for name, value in (self.env | {"OTA_API_URL": self.url("api")}).items()]
+        lines += ["  export OTA_API_KEY=$(ota --quiet key create me --scope admin)", "  ota campaign list"]
+        lines += [f"End it with: ota dev down --state-dir {self.state_dir}"]
+        for line in lines:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     # ---- what can be done to it
 
