@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from orchestrator import failpoints
 from orchestrator.app.process import CampaignProcess, GateResult
 from orchestrator.domain.campaign import LIVE, CampaignState
 from orchestrator.errors import ForbiddenError, InvalidInputError, NotFoundError, OtaError, UnauthorizedError
@@ -62,7 +63,9 @@ class ProcessActivities:
     @activity.defn(name=Step.OPEN_PHASE)
     async def open_phase(self, step: PhaseStepInput) -> StateReport:
         async with _attempt():
-            return StateReport(state=await self._process.open_phase(step.campaign_id, step.phase, _now()))
+            state = await self._process.open_phase(step.campaign_id, step.phase, _now())
+            failpoints.hit("worker.before_completion")
+            return StateReport(state=state)
 
     @activity.defn(name=Step.DISPATCH)
     async def dispatch(self, step: DispatchInput) -> StateReport:
@@ -87,6 +90,7 @@ class ProcessActivities:
             found = await self._process.evaluate_gate(step.campaign_id, step.phase, _now())
             if found.result is GateResult.NOT_YET:
                 _not_yet(found.reason, step.poll_ms)
+            failpoints.hit("worker.before_completion")
             return GateReport(promoted=found.result is GateResult.PROMOTED, state=found.state)
 
     @activity.defn(name=Step.AWAIT_RUNNING)
@@ -114,6 +118,7 @@ class ProcessActivities:
             done = await self._process.finish(step.campaign_id, _now())
             if done.state in LIVE:
                 _not_yet(done.reason or f"The campaign is {done.state}.", step.poll_ms)
+            failpoints.hit("worker.before_completion")
             return StateReport(state=done.state)
 
 

@@ -31,6 +31,7 @@ from api.devices.errors import (
 from api.devices.http import HAL, TEXT, Answer, Headers, Request
 from api.devices.projected import ProjectionWatch
 from api.devices.services import MAX_REPORTS_IN_HAND, Device, GatewayServices
+from orchestrator import failpoints
 from orchestrator.app.ports import OfferView
 from orchestrator.domain.assignment import State
 from orchestrator.domain.visibility import Shown
@@ -164,6 +165,7 @@ class Ddi:
 
     async def _write(self, event: d.DeviceEvent) -> tuple[int, int]:
         written = await self._services.facts.send(event, self._services.traceparent())
+        failpoints.hit("gateway.after_ack")
         self._services.ingested(event.type)
         return written
 

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from orchestrator import failpoints
 from orchestrator.app.ports import Recorded
 
 BATCH: Final = 500
@@ -143,7 +144,9 @@ class Relay:
         events = await self._log.read(position, BATCH)
         if not events:
             return False
+        failpoints.hit("relay.before_deliver")
         await consumer.deliver(events)
+        failpoints.hit("relay.before_bookmark")
         await self._bookmarks.store(consumer.name, events[-1].position)
         return True
 

@@ -14,6 +14,7 @@ import asyncpg
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import failpoints
 from orchestrator.adapters.sql import ledger, rows
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.locks import share_control
@@ -82,11 +83,14 @@ async def dispatch(
     """One slice. ``remaining`` counts at most 1,000: it answers whether the queue is empty."""
     try:
         async with transaction(engine) as conn:
-            return await _dispatch(ids, conn, cache, campaign_no, phase, limit, now)
+            done = await _dispatch(ids, conn, cache, campaign_no, phase, limit, now)
     except _StoppedError as stopped:
         async with transaction(engine) as conn:
             remaining, _ = await _left(conn, campaign_no, phase)
         return DispatchedSlice(granted=0, remaining=remaining, state=stopped.state, room=0)
+    if done.granted:
+        failpoints.hit("slice.after_commit")
+    return done
 
 
 async def _dispatch(
@@ -190,11 +194,13 @@ async def _offer(
             deadlines.append((what[1], rules.campaign_no, device, new.attempt, what[0]))
     await rows.queue_due(conn, deadlines)
     await changes.write(conn)
+    failpoints.hit("slice.before_ledger")
     await share_control(conn, rules.campaign_no)
     state, version, still = await control_state(conn, rules.campaign_no)
     if state != CampaignState.RUNNING or still != epoch:
         raise _StoppedError(state)
     await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])
+    failpoints.hit("slice.before_commit")
     return len(free)
 
 

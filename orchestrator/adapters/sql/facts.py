@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import failpoints
 from orchestrator.adapters.clock import now_ms
 from orchestrator.adapters.sql import halting, positions, rows
 from orchestrator.adapters.sql.actions import ActionRanges
@@ -137,8 +138,10 @@ class FactProjection:
     async def _commit(self, records: dict[int, list[Record]], poison: Exception | None = None) -> Applied:
         ends = {partition: items[-1].offset + 1 for partition, items in records.items()}
         now = now_ms()
+        failpoints.hit("projector.before_transaction")
         async with transaction(self._engine) as conn:
             await positions.advance(conn, PROJECTION, self._topic, self._claims, ends)
+            failpoints.hit("projector.after_position")
             if poison is None:
                 batch = await read_batch(conn, self._actions, self._topic, dict(records), now)
             else:
@@ -154,6 +157,8 @@ class FactProjection:
                 await conn.copy_records_to_table("dead_letter", records=batch.dead, columns=_DEAD)
             if self._judges:
                 applied.halts = await self._judge(conn, failures, now)
+            failpoints.hit("projector.before_commit")
+        failpoints.hit("projector.after_commit")
         for partition, end in ends.items():
             self._claims[partition] = Claim(end, self._claims[partition].epoch)
         applied.facts = len(batch.timeline)

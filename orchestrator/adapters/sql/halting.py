@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from orchestrator import failpoints
 from orchestrator.adapters.sql import campaigns
 from orchestrator.adapters.sql.locks import GATE
 from orchestrator.adapters.sql.rules import CampaignRules
@@ -147,4 +148,6 @@ async def _halt(
         command_id=f"halt/{rules.campaign_id}/{verdict.scope_key}/{epoch}",
         meta=Meta(actor="gate", reason=verdict.detail, traceparent=current_traceparent()),
     )
+    if done.events:
+        failpoints.hit("halt.before_commit")
     return done.events[0].event if done.events else None

@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import failpoints
 from orchestrator.adapters.sql import ledger, rows
 from orchestrator.adapters.sql.actions import ActionRanges
 from orchestrator.adapters.sql.dispatch import control_state
@@ -172,6 +173,8 @@ class SqlOffers:
                     await self._start(conn, campaign_no, starts)
             except _StoppedError:
                 pass  # nothing was written; the views below say what each device may still see
+            else:
+                failpoints.hit("start.after_commit")
             async with transaction(self._engine) as conn:
                 found = await conn.fetch(_VIEW, [waiting.device_no for waiting in starts])
             views = {row["device_no"]: _view(row) for row in found}
@@ -225,6 +228,7 @@ class SqlOffers:
                 for attempt, devices in sorted(by_attempt.items())
             ],
         )
+        failpoints.hit("start.before_commit")
 
 
 def _revealed(view: OfferView | None, action_id: int) -> OfferView | None:

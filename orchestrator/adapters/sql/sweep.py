@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import failpoints
 from orchestrator.adapters.sql import halting, ledger, rows
 from orchestrator.adapters.sql.dispatch import control_state
 from orchestrator.adapters.sql.engine import transaction
@@ -184,6 +185,7 @@ async def _finish(conn: asyncpg.Connection, rules: CampaignRules, work: _Work, n
         await own_control(conn, rules.campaign_no)
     _, version, epoch = await control_state(conn, rules.campaign_no)
     await ledger.append(conn, _rows(rules, work.entries, version, epoch, now))
+    failpoints.hit("sweep.before_commit")
     if not work.failures:
         return False
     return await halting.evaluate(conn, rules, work.failures, now) is not None
