@@ -59,7 +59,7 @@ def pytest_configure() -> None:
 @contextmanager
 def _service(request: pytest.FixtureRequest, name: str) -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix=f"bellwether-{name}-"))
-    stack = DevStack(folder, **{other: other == name for other in ("postgres", "kafka", "temporal")})
+    stack = DevStack(folder, postgres=name == "postgres", kafka=name == "kafka", temporal=name == "temporal")
     try:
         try:
             stack.up()
