@@ -109,8 +109,8 @@ class Demo:
                     with suppress(asyncio.CancelledError):
                         await killing
         screen.heading("Counting")
-        counts = system.fleet_counts()
         await asyncio.to_thread(system.stop_fleet)
+        counts = system.fleet_counts()
         evidence = await asyncio.to_thread(FleetEvidence.read, system.truth_file)
         events = await self._stored(evidence, facts)
         screen.step(f"{events.acknowledged} acknowledged reports compared with what is stored")

@@ -178,7 +178,7 @@ class System:
         return done.stdout
 
     def crash(self, name: str) -> None:
-        """End a role with SIGKILL and return when its supervisor has brought it back.
+        """End a role with SIGKILL and return when its supervisor has brought it back, or when everything is being stopped.
 
         Raises:
             ComponentError: it does not come back.
@@ -187,7 +187,10 @@ class System:
         if before.process:
             before.process.send(signal.SIGKILL)
         deadline = time.monotonic() + START_TIMEOUT
-        while (role := self._role(name)).starts == before.starts or role.state != "ready":
+        while not self._ending.is_set():
+            role = self._role(name)
+            if role.starts > before.starts and role.state == "ready":
+                return
             if time.monotonic() > deadline or role.state == "damaged":
                 raise ComponentError(f"{name} did not come back" + log_tail(role.log))
             time.sleep(POLL_INTERVAL)
