@@ -11,6 +11,7 @@ from typing import NoReturn
 import typer
 
 from orchestrator.cli import (
+    cmd_bench,
     cmd_campaign,
     cmd_dev,
     cmd_device,
@@ -52,6 +53,7 @@ for module in (
     cmd_dev,
     cmd_sim,
     cmd_doctor,
+    cmd_bench,
 ):
     module.register(app)
 
