@@ -6,6 +6,7 @@ projected count as part of a report. The load runs in a process of its own on th
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from orchestrator.devstack.ports import free_ports
 from tests.bench import fleet
 from tests.bench.common import Bed, Cpu, Say, answering, bed, child, circumstances, per_unit, profiled, ratio, reached
 from tests.bench.load import Load, Measured
+
+PATIENCE_BESIDES: Final = 120.0
+"""Seconds that a load may take besides its two parts: first polls of every device, the last answers, the projection."""
 
 HAWKBIT: Final = {"poll": 550.0, "feedback": 440.0, "cycle": 57.0}
 """Per second: hawkBit 1.1 on PostgreSQL, warm, on 2 busy cores, as measured on a machine of this kind; not part of this run."""
@@ -64,7 +68,7 @@ class _Part:
 
 
 async def _drive(servers: Bed, pids: Mapping[str, int], load: Load, ends: LogEnds) -> _Part:
-    async with child("load") as process:
+    async with asyncio.timeout(load.warm + load.seconds + PATIENCE_BESIDES), child("load") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(msgspec.json.encode(load))

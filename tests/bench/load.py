@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import msgspec
 import uvloop
@@ -171,8 +171,7 @@ class Connection(asyncio.Protocol):
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._next(None)
 
     def _next(self, body: bytes | None) -> None:

@@ -65,6 +65,8 @@ def step_of(role: str, frames: list[tuple[str, str]]) -> str:
     """The step of a stack of (file, function), innermost first."""
     if frames and frames[0][1] == "select" and frames[0][0].endswith("selectors.py"):
         return "waiting"
+    if frames and frames[0][1] in {"wait", "_worker"} and "lib/python" in frames[0][0]:
+        return "idle"
     for file, function in frames:
         for part, name, step in STEPS[role]:
             if part in file and (not name or function == name):
@@ -81,26 +83,40 @@ def _frames(frame: FrameType | None) -> list[tuple[str, str]]:
 
 
 class Watcher(threading.Thread):
-    """Counts what the main thread is doing."""
+    """Counts what each thread is doing."""
 
     def __init__(self, role: str) -> None:
         super().__init__(daemon=True)
         self.role = role
-        self.steps: Counter[str] = Counter()
+        self.steps: dict[str, Counter[str]] = defaultdict(Counter)
         self.lines: Counter[str] = Counter()
-        self.main = threading.main_thread().ident
 
     def run(self) -> None:
         while True:
             time.sleep(PAUSE)
-            frames = _frames(sys._current_frames().get(self.main or 0))
-            # Modules are loaded once, whatever is measured afterwards.
-            if frames and not any(file.startswith("<frozen importlib") for file, _ in frames):
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            for ident, frame in sys._current_frames().items():
+                frames = _frames(frame)
+                # Modules are loaded once, whatever is measured afterwards.
+                if ident == self.ident or any(file.startswith("<frozen importlib") for file, _ in frames):
+                    continue
                 step = step_of(self.role, frames)
-                self.steps[step] += 1
-                if step != "waiting":
-                    file, function = frames[0]
-                    self.lines[f"{'/'.join(file.split('/')[-2:])}:{function}"] += 1
+                self.steps[names.get(ident, "?")][step] += 1
+                if step not in {"waiting", "idle"}:
+                    self.lines["/".join(frames[0][0].split("/")[-2:]) + f":{frames[0][1]}"] += 1
+
+    def report(self) -> dict[str, Any]:
+        """Seconds by thread and step, as far as looks can tell, and the functions that were seen most."""
+        busy = {
+            name: {step: round(n * PAUSE, 2) for step, n in steps.most_common()}
+            for name, steps in self.steps.items()
+            if set(steps) - {"waiting", "idle"}
+        }
+        total = sum(self.lines.values()) or 1
+        return {
+            "looked_seconds_by_thread": busy,
+            "innermost_share": {line: round(n / total, 3) for line, n in self.lines.most_common(25)},
+        }
 
 
 class Timers:
@@ -123,6 +139,17 @@ class Timers:
 
         setattr(owner, name, timed)
 
+    def report(self) -> dict[str, float]:
+        """Seconds by step; what the timers do not see by itself is the difference of what they do see."""
+        seen = dict(self.seconds)
+        if "transaction" in seen:
+            rows = seen.pop("rows")
+            seen["fold"] = rows - seen["read"] - seen["write"]
+            seen["timeline, overlay, commit"] = (
+                seen["transaction"] - rows - sum(seen[n] for n in ("decode", "positions", "judge"))
+            )
+        return {name: round(each, 3) for name, each in seen.items()}
+
 
 def _time_the_projection(timers: Timers) -> None:
     from orchestrator.adapters.sql import facts, positions, rows
@@ -132,7 +159,7 @@ def _time_the_projection(timers: Timers) -> None:
     timers.around(positions, "advance", "positions")
     timers.around(rows, "lock", "read")
     timers.around(rows.Changes, "write", "write")
-    timers.around(facts.FactProjection, "_write", "read+fold+write")
+    timers.around(facts.FactProjection, "_write", "rows")
     timers.around(facts.FactProjection, "_judge", "judge")
 
 
@@ -146,15 +173,13 @@ def main(role: str, out: Path) -> None:
     watcher.start()
     began, cpu = time.perf_counter(), time.process_time()
     code = asyncio.run(run_role(role, Settings()))  # pyright: ignore[reportCallIssue] (every field has a default)
-    looks = sum(watcher.steps.values()) or 1
     out.write_bytes(
         msgspec.json.encode(
             {
                 "seconds": round(time.perf_counter() - began, 2),
                 "cpu_seconds": round(time.process_time() - cpu, 2),
-                "event_loop_share": {step: round(n / looks, 3) for step, n in watcher.steps.most_common()},
-                "innermost": {line: round(n / looks, 3) for line, n in watcher.lines.most_common(25)},
-                "transaction_seconds": {name: round(each, 3) for name, each in timers.seconds.items()},
+                **watcher.report(),
+                "transaction_seconds": timers.report(),
                 "transactions": timers.calls["transaction"],
             }
         )
