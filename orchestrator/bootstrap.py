@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.clock import new_id, now_ms
-from orchestrator.adapters.sql.engine import CONNECTION_ERRORS, make_engine
+from orchestrator.adapters.sql.engine import RETRYABLE, make_engine
 from orchestrator.config import Settings
 from orchestrator.errors import InvalidInputError, UnavailableError
 from orchestrator.telemetry import logs
@@ -37,6 +38,9 @@ ROLES: Final = ("api", "gateway", "projector", "worker", "relay")
 
 POOLS: Final = {"api": 8, "gateway": 12, "projector": 3, "worker": 12, "relay": 5}
 """Database connections per role. They add up to 40 per set of roles, of PostgreSQL's default of 100."""
+
+TRANSIENT: Final = (*RETRYABLE, SQLAlchemyError)
+"""What the database does to a request when it restarts, is full or breaks a deadlock: trying again is right, 500 is not."""
 
 Check = Callable[[], Awaitable[None]]
 
@@ -184,7 +188,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
         clock=now_ms,
         metrics=metrics,
         readiness=[database_check(engine)],
-        transient=(*CONNECTION_ERRORS, TimeoutError),
+        transient=TRANSIENT,
         traceparent=current_traceparent,
     )
 
@@ -229,7 +233,7 @@ async def _gateway(role: _Role) -> None:
         clock=now_ms,
         metrics=role.telemetry.metrics_text,
         readiness=[database_check(engine), ("kafka", facts.ready)],
-        transient=(*CONNECTION_ERRORS, TimeoutError),
+        transient=TRANSIENT,
         traceparent=current_traceparent,
         ingested=lambda kind: instruments.events_ingested.add(1, {"type": kind}),
         refused=lambda kind, code: instruments.events_rejected.add(1, {"type": kind, "reason": code}),

@@ -46,7 +46,7 @@ class ConflictError(OtaError):
 
 
 class ForbiddenError(OtaError):
-    """This principal may not do that."""
+    """The principal may not do that."""
 
     code = "forbidden"
     status = 403

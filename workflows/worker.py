@@ -15,8 +15,9 @@ from workflows.campaign import CampaignWorkflow
 from workflows.phase import PhaseWorkflow
 from workflows.versions import BUILD_ID, DEPLOYMENT
 
-GRACE: Final = timedelta(seconds=30)
-"""Time for running attempts to end when the worker stops; the SDK's default of zero cancels them at once."""
+GRACE: Final = timedelta(seconds=10)
+"""Time for running attempts to end when the worker stops: less than supervisors give a process, more than any attempt's
+transactions take. The SDK's default of zero cancels them at once."""
 
 STICKY: Final = timedelta(seconds=2)
 """After a worker was killed, its cached workflows wait this long for it; the default of 10 s would be felt as a slow pause."""

@@ -57,7 +57,7 @@ class Ddi:
         self._services = services
         self._settings = services.settings
         self._offers = services.offers
-        self._projection = ProjectionWatch(services.offers.position)
+        self._projection = ProjectionWatch(services.offers.positions)
         self._owners: OrderedDict[int, int] = OrderedDict()
         self._in_hand = 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
@@ -21,12 +21,12 @@ class ProjectionWatch:
     """Tells when a projection has passed records. It looks only while somebody waits.
 
     Args:
-        position: next offset of the projection in a partition.
+        positions: next offset of the projection by partition.
         pause: seconds between two looks.
     """
 
-    def __init__(self, position: Callable[[int], Awaitable[int]], pause: float = POLL) -> None:
-        self._position = position
+    def __init__(self, positions: Callable[[], Awaitable[Mapping[int, int]]], pause: float = POLL) -> None:
+        self._positions = positions
         self._pause = pause
         self._waiting: dict[int, list[tuple[int, asyncio.Future[None]]]] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -47,8 +47,9 @@ class ProjectionWatch:
     async def _watch(self) -> None:
         while self._waiting:
             try:
+                positions = await self._positions()
                 for partition in list(self._waiting):
-                    self._release(partition, await self._position(partition))
+                    self._release(partition, positions.get(partition, 0))
                 await asyncio.sleep(self._pause)
             except Exception as error:  # noqa: BLE001 (the database may be away; who waits has a timeout)
                 _log.warning("projection.position_unknown", error=repr(error))

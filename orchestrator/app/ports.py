@@ -5,7 +5,7 @@ Each port has one suite of contract tests that runs on every implementation.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -229,8 +229,8 @@ class Offers(Protocol):
         """Record a report that is answered before its projection, unless the projection has passed it meanwhile."""
         ...
 
-    async def position(self, partition: int) -> int:
-        """Next offset of the fleet projection in a partition of the device events topic."""
+    async def positions(self) -> Mapping[int, int]:
+        """Next offset of the fleet projection by partition of the device events topic."""
         ...
 
 

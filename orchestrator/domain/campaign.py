@@ -1,7 +1,7 @@
 """A campaign: event-sourced, from draft to its end.
 
-``decide(state, command) -> events`` and ``evolve(state, event) -> state``; both pure. ``draft → submitted → approved → running ⇄ paused →
-completed | aborted``, and ``halted``, which only an approved resume leaves.
+``decide(state, command) -> events`` and ``evolve(state, event) -> state``; both pure. ``draft → submitted → approved → running ⇄
+paused → completed | aborted``, and ``halted``, which only an approved resume leaves.
 
 Invariants: a halt is never refused while the campaign can still offer, and is idempotent; each resume after a halt opens a new gate
 epoch; approvals hold for one digest; phases open in order and once per campaign.

@@ -7,11 +7,10 @@ import itertools
 import msgspec
 import pytest
 
-from orchestrator.adapters.sql import event_log as log
 from orchestrator.adapters.sql.campaigns import SqlCampaignStore
-from orchestrator.adapters.sql.engine import driver, transaction
+from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.event_log import SqlEventLog, read_all
 from orchestrator.adapters.sql.fleet import SqlFleet
-from orchestrator.adapters.sql.locks import own_event_log
 from orchestrator.adapters.sql.registry import SqlRegistry, project
 from orchestrator.app.ports import Recorded, VersionConflictError
 from orchestrator.app.registry import AlreadyExistsError
@@ -19,32 +18,6 @@ from orchestrator.domain.plan import parse_plan
 from orchestrator.domain.selection import select
 from schemas import registry_events as e
 from tests.contract.suites import META, CampaignStoreContract, EventLogContract, created
-
-
-class SqlEventLog:
-    """The log's functions, each in a transaction of its own: as its callers use them."""
-
-    def __init__(self, engine) -> None:
-        self.engine = engine
-
-    async def append(self, stream, expected_version, events, *, command_id, meta):
-        async with transaction(self.engine) as conn:
-            await own_event_log(conn)
-            if done := await log.of_command(conn, command_id):
-                return done
-            return await log.append(conn, stream, expected_version, events, command_id=command_id, meta=meta)
-
-    async def read_stream(self, stream, after_version=0):
-        async with driver(self.engine) as conn:
-            return await log.read_stream(conn, stream, after_version)
-
-    async def read_all(self, after_position, limit, stream=None):
-        async with driver(self.engine) as conn:
-            return await log.read_all(conn, after_position, limit, stream)
-
-    async def verify_chain(self):
-        async with transaction(self.engine) as conn:
-            return await log.verify_chain(conn)
 
 
 class TestSqlEventLog(EventLogContract):
@@ -126,7 +99,7 @@ class TestSqlRegistry:
         async with transaction(engine) as conn:
             before = await conn.fetch("SELECT * FROM device")
             await conn.execute("DELETE FROM device")
-            for item in await log.read_all(conn, 0, 10):
+            for item in await read_all(conn, 0, 10):
                 await project(conn, item)
             assert await conn.fetch("SELECT * FROM device") == before
             assert await conn.fetchval("SELECT token_hash FROM device_identity") == "new"

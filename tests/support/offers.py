@@ -106,9 +106,9 @@ class MemoryOffers:
         self._fail()
         self.overlays.append((device_no, action_id, state, partition, offset))
 
-    async def position(self, partition: int) -> int:
+    async def positions(self) -> dict[int, int]:
         self._fail()
-        return self.projected
+        return dict.fromkeys(range(64), self.projected)
 
     def _fail(self) -> None:
         if self.error is not None:

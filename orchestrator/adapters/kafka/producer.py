@@ -135,7 +135,7 @@ class FactProducer:
         producer = await self._current()
         try:
             delivery = await producer.send(self._topic, value, key=key, timestamp_ms=at, headers=headers)
-            delivery.add_done_callback(_retrieve)
+            delivery.add_done_callback(forget)
             # The shield: giving up waiting must not take a record out of a batch that other requests share.
             metadata: RecordMetadata = await asyncio.shield(delivery)
         except MessageSizeTooLargeError:
@@ -193,13 +193,13 @@ class FactProducer:
             self._discard(producer)
 
     def _discard(self, producer: AIOKafkaProducer) -> None:
-        task = asyncio.ensure_future(_close(producer))
+        task = asyncio.ensure_future(close_now(producer))
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)
 
 
-async def _close(producer: AIOKafkaProducer) -> None:
-    # Without this, stop() waits for batches that a broker which is away never takes.
+async def close_now(producer: AIOKafkaProducer) -> None:
+    """Close without waiting for batches that a broker which is away never takes; whoever waits for them learns it."""
     producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 (aiokafka is pinned; a contract test covers this)
     try:
         await producer.stop()
@@ -209,7 +209,7 @@ async def _close(producer: AIOKafkaProducer) -> None:
         await producer.client.close()
 
 
-def _retrieve(delivery: asyncio.Future[RecordMetadata]) -> None:
-    # Nobody waits any more for the delivery of a request that timed out; its error is no news.
+def forget(delivery: asyncio.Future[RecordMetadata]) -> None:
+    """For deliveries of a request that timed out: nobody waits for them any more, and their error is no news."""
     if not delivery.cancelled():
         delivery.exception()

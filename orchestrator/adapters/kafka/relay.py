@@ -15,7 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from orchestrator.adapters.kafka.producer import _close, _retrieve
+from orchestrator.adapters.kafka.producer import close_now, forget
 from orchestrator.app.ports import Recorded
 from orchestrator.errors import UnavailableError
 
@@ -65,7 +65,7 @@ class KafkaConsumer:
                 producer = await self._connected()
                 sent = [await producer.send(self._topic, **_record(event)) for event in published]
                 for delivery in sent:
-                    delivery.add_done_callback(_retrieve)
+                    delivery.add_done_callback(forget)
                 await asyncio.gather(*(asyncio.shield(delivery) for delivery in sent))
         except (KafkaError, OSError, TimeoutError) as error:
             # Sequence numbers of a producer that failed are not to be trusted (aiokafka #1017): the next attempt gets a new one.
@@ -75,7 +75,7 @@ class KafkaConsumer:
     async def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _close(producer)
+            await close_now(producer)
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -89,7 +89,7 @@ class KafkaConsumer:
             try:
                 await producer.start()
             except BaseException:
-                await _close(producer)
+                await close_now(producer)
                 raise
             self._producer = producer
         return self._producer

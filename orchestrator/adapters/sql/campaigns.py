@@ -49,6 +49,8 @@ async def execute(
     campaign_no = await conn.fetchval("SELECT campaign_no FROM campaign WHERE campaign_id = $1", campaign_id)
     if campaign_no is not None:
         await own_control(conn, campaign_no)
+    else:
+        await event_log.own_event_log(conn)  # of two creations under one command id the second finds what the first did
     done = await event_log.of_command(conn, command_id)
     recorded = await event_log.read_stream(conn, stream_of(campaign_id))
     campaign = c.fold([r.event for r in recorded])

@@ -72,9 +72,7 @@ async def _members(conn: asyncpg.Connection, rules: CampaignRules) -> list[cohor
         if not page:
             return found
         after = page[-1]["device_no"]
-        found.extend(
-            selection.select(plan, (Member(row[0], row[1], row[2], row[3]) for row in page))
-        )
+        found.extend(selection.select(plan, (Member(row[0], row[1], row[2], row[3]) for row in page)))
 
 
 async def _refuse(conn: asyncpg.Connection, campaign: c.Campaign, grown: Sequence[str]) -> c.Campaign:

@@ -12,8 +12,10 @@ from typing import Any
 
 import asyncpg
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.clock import now_ms, uuid7
+from orchestrator.adapters.sql.engine import driver, transaction
 from orchestrator.adapters.sql.locks import own_event_log
 from orchestrator.app.ports import Meta, Recorded, VersionConflictError
 from schemas import campaign_events, registry_events
@@ -131,6 +133,35 @@ async def read_all(
         stream,
     )
     return [_recorded(row) for row in rows]
+
+
+class SqlEventLog:
+    """``orchestrator.app.ports.EventLog`` on PostgreSQL: each call in a transaction of its own."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def append(
+        self, stream: str, expected_version: int, events: Sequence[msgspec.Struct], *, command_id: str, meta: Meta
+    ) -> list[Recorded]:
+        async with transaction(self._engine) as conn:
+            await own_event_log(conn)  # first, so that of two of the same command the second finds what the first did
+            if done := await of_command(conn, command_id):
+                return done
+            return await append(conn, stream, expected_version, events, command_id=command_id, meta=meta)
+
+    async def read_stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
+        async with driver(self._engine) as conn:
+            return await read_stream(conn, stream, after_version)
+
+    async def read_all(self, after_position: int, limit: int, stream: str | None = None) -> list[Recorded]:
+        async with driver(self._engine) as conn:
+            return await read_all(conn, after_position, limit, stream)
+
+    async def verify_chain(self) -> tuple[int, int | None]:
+        """See :func:`verify_chain`."""
+        async with transaction(self._engine) as conn:
+            return await verify_chain(conn)
 
 
 async def verify_chain(conn: asyncpg.Connection) -> tuple[int, int | None]:

@@ -60,6 +60,10 @@ class OfferBoard:
         """Whether the device certainly had nothing to do as of the last read of the tail."""
         return device_no not in self._devices and time.monotonic() - self._read_at < self._stale
 
+    def put_on(self, device_no: int) -> None:
+        """The database showed work for the device, perhaps before the tail did."""
+        self._devices.setdefault(device_no, self._position + 1)
+
     def take_off(self, device_no: int, position: int) -> None:
         """The database found no work for the device; ``position`` is the board's from *before* it was asked.
 

@@ -17,7 +17,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import ledger, rows
+from orchestrator.adapters.sql import ledger, positions, rows
 from orchestrator.adapters.sql.actions import ActionRanges
 from orchestrator.adapters.sql.dispatch import control_state
 from orchestrator.adapters.sql.engine import transaction
@@ -131,15 +131,9 @@ class SqlOffers:
                 self._topic,
             )
 
-    async def position(self, partition: int) -> int:
+    async def positions(self) -> dict[int, int]:
         async with transaction(self._engine) as conn:
-            found = await conn.fetchval(
-                "SELECT next_offset FROM projection_position WHERE projection = $1 AND topic = $2 AND partition = $3",
-                PROJECTION,
-                self._topic,
-                partition,
-            )
-        return found or 0
+            return await positions.positions(conn, PROJECTION, self._topic)
 
     async def start(self, device_no: int, action_id: int) -> OfferView | None:
         waiting = _Waiting(device_no, action_id, asyncio.get_running_loop().create_future())
@@ -179,7 +173,10 @@ class SqlOffers:
                 found = await conn.fetch(_VIEW, [waiting.device_no for waiting in starts])
             views = {row["device_no"]: _view(row) for row in found}
             for waiting in starts:
-                _answer(waiting, _revealed(views.get(waiting.device_no), waiting.action_id))
+                view = _revealed(views.get(waiting.device_no), waiting.action_id)
+                if view is not None and self._board is not None:
+                    self._board.put_on(waiting.device_no)  # its next request must not be taken for an idle one
+                _answer(waiting, view)
 
     async def _start(self, conn: asyncpg.Connection, campaign_no: int, starts: Sequence[_Waiting]) -> None:
         rules = (await self._rules.get(conn, [campaign_no]))[campaign_no]

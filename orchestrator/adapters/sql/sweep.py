@@ -32,7 +32,7 @@ from orchestrator.domain.assignment import (
     overdue,
     withdrawal,
 )
-from orchestrator.domain.campaign import CampaignState
+from orchestrator.domain.campaign import TERMINAL, CampaignState
 from schemas.ledger import Cause, Entry, Kind
 
 SHARD = 101
@@ -52,6 +52,10 @@ _CLAIM = """WITH c AS MATERIALIZED (
 DELETE FROM due_queue q USING c
 WHERE (q.due_at, q.campaign_no, q.device_no, q.attempt, q.what) = (c.due_at, c.campaign_no, c.device_no, c.attempt, c.what)
 RETURNING q.device_no, q.attempt, q.what"""
+
+
+_FORGET = """DELETE FROM due_queue q WHERE q.campaign_no = $1 AND NOT EXISTS (
+    SELECT 1 FROM device_slot s WHERE s.device_no = q.device_no AND s.campaign_no = q.campaign_no)"""
 
 
 @dataclass(slots=True)
@@ -93,6 +97,9 @@ async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: i
         await _requeue(conn, work.again, now + rules.offer_ttl)
         await work.changes.write(conn)
         halted = await _finish(conn, rules, work, now)
+        if state in TERMINAL:
+            # What was filed for devices that are done; nobody sweeps an ended campaign for ever.
+            await conn.execute(_FORGET, campaign_no)
         next_due = await conn.fetchval("SELECT min(due_at) FROM due_queue WHERE campaign_no = $1", campaign_no)
     counted = {kind: sum(len(d) for (k, _, _), d in work.entries.items() if k is kind) for kind in Kind}
     return DeadlineSweep(
