@@ -1,4 +1,4 @@
-"""Where a role's time goes: the role as it is, watched by a thread that looks at the event loop's stack, and with timers around the
+"""Where a role's time goes: the role as it is, whose stack is looked at again and again, and with timers around the
 steps of the projection's transaction.
 
 Run as ``python -m tests.bench.profiled ROLE OUT`` with the role's ``OTA_…`` variables; OUT is written when the role ends.
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -21,7 +21,9 @@ from typing import Any, Final
 import msgspec
 
 PAUSE: Final = 0.004
-"""Seconds between two looks."""
+"""Seconds of CPU between two looks."""
+
+OTHER_THREADS: Final = "other threads"
 
 STEPS: Final = {
     "projector": (
@@ -64,9 +66,7 @@ STEPS: Final = {
 def step_of(role: str, frames: list[tuple[str, str]]) -> str:
     """The step of a stack of (file, function), innermost first."""
     if frames and frames[0][1] == "select" and frames[0][0].endswith("selectors.py"):
-        return "waiting"
-    if frames and frames[0][1] in {"wait", "_worker"} and "lib/python" in frames[0][0]:
-        return "idle"
+        return OTHER_THREADS
     for file, function in frames:
         for part, name, step in STEPS[role]:
             if part in file and (not name or function == name):
@@ -82,40 +82,40 @@ def _frames(frame: FrameType | None) -> list[tuple[str, str]]:
     return found
 
 
-class Watcher(threading.Thread):
-    """Counts what each thread is doing."""
+class Watcher:
+    """Looks at the main thread's stack whenever the process has used another ``PAUSE`` seconds of CPU.
+
+    By signal, not from a thread: a thread gets its turn when the main one lets go of the interpreter, so it would see nothing but
+    system calls. A look at a main thread that waits was earned by another thread; in the projector that is the one that fetches.
+    """
 
     def __init__(self, role: str) -> None:
-        super().__init__(daemon=True)
-        self.role = role
-        self.steps: dict[str, Counter[str]] = defaultdict(Counter)
-        self.lines: Counter[str] = Counter()
+        self._role = role
+        self._steps: Counter[str] = Counter()
+        self._lines: Counter[str] = Counter()
 
-    def run(self) -> None:
-        while True:
-            time.sleep(PAUSE)
-            names = {thread.ident: thread.name for thread in threading.enumerate()}
-            for ident, frame in sys._current_frames().items():
-                frames = _frames(frame)
-                # Modules are loaded once, whatever is measured afterwards.
-                if ident == self.ident or any(file.startswith("<frozen importlib") for file, _ in frames):
-                    continue
-                step = step_of(self.role, frames)
-                self.steps[names.get(ident, "?")][step] += 1
-                if step not in {"waiting", "idle"}:
-                    self.lines["/".join(frames[0][0].split("/")[-2:]) + f":{frames[0][1]}"] += 1
+    def start(self) -> None:
+        signal.signal(signal.SIGPROF, self._look)
+        signal.setitimer(signal.ITIMER_PROF, PAUSE, PAUSE)
 
-    def report(self) -> dict[str, Any]:
-        """Seconds by thread and step, as far as looks can tell, and the functions that were seen most."""
-        busy = {
-            name: {step: round(n * PAUSE, 2) for step, n in steps.most_common()}
-            for name, steps in self.steps.items()
-            if set(steps) - {"waiting", "idle"}
-        }
-        total = sum(self.lines.values()) or 1
+    def _look(self, _: int, frame: FrameType | None) -> None:
+        frames = _frames(frame)
+        # Modules are loaded once, whatever is measured afterwards.
+        if any(file.startswith("<frozen importlib") for file, _ in frames):
+            return
+        step = step_of(self._role, frames)
+        self._steps[step] += 1
+        if step != OTHER_THREADS:
+            self._lines["/".join(frames[0][0].split("/")[-2:]) + f":{frames[0][1]}"] += 1
+
+    def stop(self) -> dict[str, Any]:
+        """CPU seconds by step, and the functions that were seen most, as shares of all looks."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        total = sum(self._steps.values()) or 1
         return {
-            "looked_seconds_by_thread": busy,
-            "innermost_share": {line: round(n / total, 3) for line, n in self.lines.most_common(25)},
+            "cpu_seconds_by_step": {step: round(n * PAUSE, 2) for step, n in self._steps.most_common()},
+            "cpu_share_by_step": {step: round(n / total, 3) for step, n in self._steps.most_common()},
+            "innermost_share": {line: round(n / total, 3) for line, n in self._lines.most_common(25)},
         }
 
 
@@ -178,7 +178,7 @@ def main(role: str, out: Path) -> None:
             {
                 "seconds": round(time.perf_counter() - began, 2),
                 "cpu_seconds": round(time.process_time() - cpu, 2),
-                **watcher.report(),
+                **watcher.stop(),
                 "transaction_seconds": timers.report(),
                 "transactions": timers.calls["transaction"],
             }

@@ -72,7 +72,7 @@ def test_a_poll_names_the_action_of_its_link():
 @pytest.mark.parametrize(
     ("frames", "step"),
     [
-        ([("/lib/selectors.py", "select"), ("/lib/asyncio/base_events.py", "_run_once")], "waiting"),
+        ([("/lib/selectors.py", "select"), ("/lib/asyncio/base_events.py", "_run_once")], "other threads"),
         ([("/r/orchestrator/adapters/sql/rows.py", "lock")], "read"),
         ([("/v/asyncpg/connection.py", "fetch"), ("/r/orchestrator/adapters/sql/rows.py", "lock")], "driver"),
         ([("/r/schemas/x.py", "f"), ("/r/orchestrator/adapters/sql/fact_batch.py", "read_batch")], "decode"),
