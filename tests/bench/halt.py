@@ -232,6 +232,8 @@ async def run(size: Size, say: Say) -> dict[str, Any]:
             halts: list[_Halt] = []
             try:
                 async with child("offering", env=servers.env()) as dispatcher:
+                    assert dispatcher.stdout is not None
+                    assert await dispatcher.stdout.readline() == b"ready\n"
                     for number in range(size.runs):
                         halts.append(await runs.once(size.devices + 1 + number * each, dispatcher))
                         say(f"{number + 1} of {size.runs}: {halts[-1]}")

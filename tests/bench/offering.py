@@ -1,8 +1,8 @@
 """The dispatcher of ``halt``: slice after slice of the product's own transaction, without a pause and without Temporal in between.
 
-Run as ``python -m tests.bench.offering`` with ``OTA_DATABASE_URL``; reads ``CAMPAIGN_ID SLICE`` lines, offers until the
-campaign no longer runs, and answers each with one JSON line: when the last slice that granted something came back from its
-commit.
+Run as ``python -m tests.bench.offering`` with ``OTA_DATABASE_URL``; says ``ready`` and reads ``CAMPAIGN_ID SLICE`` lines,
+offers until the campaign no longer runs, and answers each with one JSON line: when the last slice that granted something came
+back from its commit.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ async def main() -> None:
     engine, ids = make_engine(url, pool_size=2), make_engine(url, pool_size=1)
     decisions = SqlDecisions(engine, ids)
     loop = asyncio.get_running_loop()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         campaign_id, limit = line.split()
         offered: Any = await offer(decisions, campaign_id, int(limit))
