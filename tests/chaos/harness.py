@@ -1,0 +1,367 @@
+"""The whole system on real servers, with a fleet, while parts of it are killed; judged by the oracle at the end.
+
+Everything that is drawn comes from one seed, which a failing run prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+from aiokafka import AIOKafkaProducer
+
+from orchestrator.config import Settings
+from orchestrator.demo.operators import Desk
+from orchestrator.demo.scenario import FACTORY, Play
+from orchestrator.demo.system import FLEET_STOP_TIMEOUT, System
+from orchestrator.demo.world import World, make_world
+from orchestrator.devstack.process import Command, ProcessRef, spawn
+from orchestrator.devstack.roles import ROLES, Roles, ota_run
+from orchestrator.failpoints import deaths
+from tests.chaos.planted import DEFECTS
+from tests.support.oracle import Evidence, Verdict, judge
+from tests.support.role import running
+from tests.support.witnesses import Flash, LogRecord, Truth, read_tables, read_topic
+
+LOOK: Final = 0.3
+"""Seconds between two looks at the database."""
+
+PATIENCE: Final = 180.0
+"""Seconds until a campaign that does not end counts as stuck: nobody repairs anything by hand."""
+
+CATCH_UP: Final = 60.0
+"""Seconds in which the projection must have read the log to its end."""
+
+ACTIVE: Final = ["offered", "accepted", "downloading", "installed", "trial"]
+
+
+def plan(**changes: Any) -> dict[str, Any]:
+    """Two phases that end as soon as nothing is in flight, so that the faults take the time and not the soaking."""
+    base: dict[str, Any] = {
+        "cohort": {"stratify_by": ["hardware_model", "attribute.hw_revision"], "holdback_percent": 4},
+        "phases": [
+            {"name": "canary", "percent": 25, "min_count": 20, "soak": "1s"},
+            {"name": "everyone", "percent": 100, "soak": "1s"},
+        ],
+        "confirm_deadline": "60s",
+        "offer_ttl": "30s",
+        "max_in_flight": {"initial": 25, "maximum": 60},
+        "halt": [
+            {"name": "fleet", "scope": "campaign", "p0": 0.02, "alpha": 0.006, "min_failures": 3},
+            {"name": "phase", "scope": "phase", "p0": 0.02, "alpha": 0.004, "min_failures": 3},
+        ],
+        "approvals": {"required": 1, "separation": True},
+        "retry": {"max_attempts": 3},
+    }
+    return base | changes
+
+
+class ChaosSystem(System):
+    """A system whose roles may hold a planted defect, and whose fleet writes down its flash."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], defect: str | None) -> None:
+        super().__init__(folder, settings, keep=False, say=lambda _: None)
+        self._defect = defect
+        self.flash_file = self.state_dir / "flash.json"
+
+    def start(self) -> None:
+        with self._changing:
+            self._stack.up()
+            self._prepare()
+            self._roles = Roles(self.state_dir, self.env, command=self._run)
+            self._roles.start()
+
+    def _run(self, role: str) -> tuple[str, ...]:
+        if self._defect is None:
+            return tuple(ota_run(role))
+        return (sys.executable, "-P", "-m", "tests.chaos.planted", self._defect, role)
+
+    def start_fleet(self, world: World) -> None:
+        argv = [sys.executable, "-P", "-m", "tests.chaos.fleet", str(self.flash_file), "--gateway", self.url("gateway")]
+        argv += ["--devices", str(world.fleet_file), "--traits", str(world.traits_file)]
+        argv += ["--truth", str(self.truth_file), "--counts", str(self._counts_file)]
+        self._fleet = spawn(
+            Command("the fleet", tuple(argv), self.logs / "fleet.log", dict(os.environ), self.state_dir),
+            die_with_parent=True,
+        )
+
+    def stop_fleet(self) -> None:
+        if self._fleet:
+            self._fleet.stop(signal.SIGTERM, FLEET_STOP_TIMEOUT)
+            self._fleet = None
+
+    def process(self, role: str) -> ProcessRef | None:
+        return self._role(role).process
+
+    def kill_server(self, name: str, away: float) -> None:
+        """SIGKILL a server of the stack and start it again after ``away`` seconds."""
+        self._stack.kill(name)
+        time.sleep(away)
+        self._stack.restart(name)
+
+    def forget_workflows(self) -> None:
+        """Delete Temporal's database while it is down."""
+        self._stack.kill("temporal")
+        for file in (self.state_dir / "temporal").glob("temporal.db*"):
+            file.unlink()
+        self._stack.restart("temporal")
+
+
+class Harness:
+    """One run.
+
+    Args:
+        folder: of its own; everything is kept there.
+        seed: of what is killed when, and of the failpoints' dice.
+        devices: how many are simulated.
+        failpoints: as ``OTA_FAILPOINTS``.
+        defect: one of ``planted.DEFECTS``.
+    """
+
+    def __init__(
+        self, folder: Path, seed: int, *, devices: int, failpoints: str = "", defect: str | None = None
+    ) -> None:
+        if defect is not None and defect not in DEFECTS:
+            raise ValueError(f"{defect} is none of {', '.join(DEFECTS)}")
+        self.seed = seed
+        self.dice = random.Random(seed)
+        self.kills: Counter[str] = Counter()
+        """Kills at random times and of servers; those at failpoints are in the failpoints' log."""
+        self._folder = folder
+        self._devices = devices
+        self._fail_log = folder / "failpoints.log"
+        settings = {
+            "OTA_POLL_INTERVAL": "2",
+            "OTA_FAILPOINTS": failpoints,
+            "OTA_FAILPOINT_LOG": str(self._fail_log),
+            "OTA_FAILPOINT_SEED": str(seed),
+        }
+        self.system = ChaosSystem(folder / "state", settings, defect)
+        self._busy = asyncio.Lock()
+        self._names: list[str] = []
+
+    @asynccontextmanager
+    async def up(self) -> AsyncIterator[Harness]:
+        """Servers, roles, fleet; all devices connected."""
+        _say(f"seed {self.seed}, {self._devices} devices, {self.system.state_dir}")
+        try:
+            world, _ = await asyncio.gather(
+                asyncio.to_thread(make_world, self._folder / "world", self._devices),
+                asyncio.to_thread(self.system.start),
+            )
+            async with Desk(self.system, lambda _: None) as self.desk:
+                self.releases = await self.desk.prepare(world)
+                await asyncio.to_thread(self.system.start_fleet, world)
+                await self.until(
+                    "every device is known",
+                    lambda: self.value(
+                        "SELECT count(*) >= $1 FROM device WHERE reported_at IS NOT NULL", self._devices
+                    ),
+                )
+                yield self
+        finally:
+            await asyncio.to_thread(self.system.stop)
+
+    # ---- looking
+
+    @property
+    def settings(self) -> Settings:
+        return self.system.settings()
+
+    @property
+    def deaths(self) -> Counter[str]:
+        """Kills at failpoints, by name."""
+        return deaths(self._fail_log)
+
+    async def value(self, sql: str, *arguments: Any) -> Any:
+        """One value; None while the database is away."""
+        try:
+            connection = await asyncpg.connect(self.system.env["OTA_DATABASE_URL"], timeout=5)
+        except (OSError, TimeoutError, asyncpg.PostgresError):
+            return None
+        try:
+            return await connection.fetchval(sql, *arguments)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return None
+        finally:
+            connection.terminate()
+
+    async def until(self, what: str, met: Callable[[], Awaitable[Any]], patience: float = PATIENCE) -> None:
+        """Raises AssertionError when it takes too long."""
+        deadline = time.monotonic() + patience
+        while not await met():
+            assert time.monotonic() < deadline, f"seed {self.seed}: waited {patience:.0f} s in vain until {what}"
+            await asyncio.sleep(LOOK)
+
+    async def in_flight(self) -> int:
+        return await self.value("SELECT count(*) FROM assignment WHERE state = ANY($1)", ACTIVE) or 0
+
+    # ---- doing
+
+    async def launch(self, play: Play, **changes: Any) -> str:
+        """Write, approve, launch; nobody kills the API meanwhile, people would ask again."""
+        name = f"{play} {len(self._names)}"
+        self._names.append(name)
+        async with self._busy:
+            return await self.desk.launch(name, {**plan(**changes), "release": self.releases[play]})
+
+    async def ended(self, campaign_id: str, patience: float = PATIENCE) -> str:
+        """Wait until the campaign has ended or halted and none of its devices is in flight; returns its state."""
+        await self.until(
+            f"{campaign_id} has ended",
+            lambda: self.value(
+                "SELECT c.state IN ('completed', 'halted', 'aborted') AND NOT EXISTS (SELECT 1 FROM assignment a"
+                " WHERE a.campaign_no = c.campaign_no AND a.state = ANY($2)) FROM campaign c WHERE c.campaign_id = $1",
+                campaign_id,
+                ACTIVE,
+            ),
+            patience,
+        )
+        state: str = await self.value("SELECT state FROM campaign WHERE campaign_id = $1", campaign_id)
+        return state
+
+    @asynccontextmanager
+    async def killing(
+        self, roles: tuple[str, ...] = ROLES, pause: tuple[float, float] = (0.5, 3.0)
+    ) -> AsyncIterator[None]:
+        """SIGKILL roles at random times meanwhile; each is back before the next dies."""
+
+        async def kill() -> None:
+            while True:
+                await asyncio.sleep(self.dice.uniform(*pause))
+                role = self.dice.choice(roles)
+                async with self._busy:
+                    self.kills[f"{role} at random"] += bool(await self.in_flight())
+                    await asyncio.to_thread(self.system.crash, role)
+
+        async with _meanwhile(kill()):
+            yield
+
+    async def server_dies(self, name: str, away: float = 1.0) -> None:
+        """SIGKILL and restart PostgreSQL, the broker or Temporal."""
+        self.kills[name] += 1
+        async with self._busy:
+            await asyncio.to_thread(self.system.kill_server, name, away)
+
+    @asynccontextmanager
+    async def further_projector(self, number: int) -> AsyncIterator[asyncio.subprocess.Process]:
+        """One more projector process, ready or not yet."""
+        settings = self.settings.model_copy(update={"instance": f"projector-{number}"})
+        async with running("projector", settings, self.system.logs / f"projector-{number}.log") as process:
+            yield process
+
+    async def started(self, campaign_id: str, devices: int) -> None:
+        """Wait until that many devices of the campaign have been started."""
+        await self.until(
+            f"{devices} devices of {campaign_id} have started",
+            lambda: self.value(
+                "SELECT count(*) >= $2 FROM assignment JOIN campaign USING (campaign_no)"
+                " WHERE campaign_id = $1 AND started_at IS NOT NULL",
+                campaign_id,
+                devices,
+            ),
+        )
+
+    async def inject(self) -> int:
+        """Say again, late and wrongly, what devices have said: straight into the topic. Returns how many records."""
+        records = await read_topic(self.settings.kafka_bootstrap, self.settings.device_events_topic)
+        told = [record for record in records if record.value and b"device.update" in record.value]
+        wrong = [self._distorted(record) for record in self.dice.sample(told, min(20, len(told)))]
+        again = self.dice.sample(told, len(told) // 3)
+        self.dice.shuffle(again)
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.settings.kafka_bootstrap, acks="all", max_request_size=4 << 20
+        )
+        await producer.start()
+        try:
+            for record in [*wrong, *again]:
+                await producer.send(self.settings.device_events_topic, record.value, partition=record.partition)
+            await producer.flush()
+        finally:
+            await producer.stop()
+        return len(wrong) + len(again)
+
+    def _distorted(self, record: LogRecord) -> LogRecord:
+        event = msgspec.json.decode(record.value or b"")
+        action = event["data"]["action_id"]
+        ways: list[Callable[[], bytes | None]] = [
+            lambda: b"{" + (record.value or b""),
+            lambda: b"x" * ((1 << 20) + 1),
+            lambda: b"",
+            lambda: None,
+            lambda: json.dumps(event | {"v": 9}).encode(),
+            lambda: json.dumps(event | {"type": "device.update.exploded"}).encode(),
+            lambda: json.dumps(event | {"data": {"action_id": 3}}).encode(),
+            lambda: json.dumps(event | {"device_no": event["device_no"] + 1}).encode(),
+            lambda: json.dumps(
+                event | {"data": {"action_id": action, "detail": "\0" * 5, "reason": "r" * 500}}
+            ).encode(),
+        ]
+        return LogRecord(record.partition, record.offset, self.dice.choice(ways)())
+
+    # ---- the end
+
+    async def judge(self) -> Verdict:
+        """Switch the fleet off, let the projection catch up, and compare everything."""
+        await asyncio.to_thread(self.system.stop_fleet)
+        settings = self.settings
+        records = await read_topic(settings.kafka_bootstrap, settings.device_events_topic)
+        ends = {record.partition: record.offset + 1 for record in records}
+        with suppress(AssertionError):  # what is missing is for the oracle to say
+            await self.until("the projection has caught up", partial(self._caught_up, ends), CATCH_UP)
+        flash = msgspec.json.decode(self.system.flash_file.read_bytes(), type=dict[str, Flash])
+        verdict = judge(
+            Evidence(
+                tables=await read_tables(settings.database_url),
+                records=records,
+                truth=await asyncio.to_thread(Truth.read, self.system.truth_file),
+                flash=flash,
+                factory=FACTORY.version,
+            )
+        )
+        killed = dict(sorted((self.deaths + self.kills).items()))
+        _say(f"seed {self.seed}, {sum(killed.values())} kills {killed}")
+        _say(str(verdict))
+        return verdict
+
+    async def _caught_up(self, ends: Mapping[int, int]) -> bool:
+        behind = await self.value(
+            "SELECT count(*) FROM unnest($1::int[], $2::bigint[]) u(partition, after)"
+            " LEFT JOIN projection_position p ON p.projection = 'fleet' AND p.topic = $3 AND p.partition = u.partition"
+            " WHERE coalesce(p.next_offset, 0) < u.after",
+            list(ends),
+            list(ends.values()),
+            self.settings.device_events_topic,
+        )
+        return behind == 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"chaos: {line}\n")
+    sys.stdout.flush()
+
+
+@asynccontextmanager
+async def _meanwhile(work: Awaitable[None]) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)
+    try:
+        yield
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,153 @@
+"""The long version (``./deploy/test --chaos``): every failpoint, every server, several projectors, and mixtures of all of it.
+
+Each scenario ends with the same judgement, and none may need a hand, except where a step says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from itertools import chain, repeat
+
+import pytest
+
+from orchestrator.demo.scenario import Play
+from orchestrator.failpoints import PLACES
+from tests.chaos.harness import Harness
+
+pytestmark = pytest.mark.chaos
+
+DEATHS = 5
+"""At each failpoint."""
+
+LIKELY = {
+    "projector": 0.03,
+    "slice": 0.4,
+    "start": 0.1,
+    "halt": 1.0,
+    "sweep": 1.0,
+    "relay": 0.3,
+    "gateway": 0.01,
+    "worker": 0.5,
+}
+"""Probability of a death at one pass of a role's failpoints: five within one or two campaigns of 200 devices."""
+
+ROUNDS = 6
+RANDOM_KILLS = 25
+SESSION = 14.0
+"""Seconds that outlast the consumer group's session, so that partitions change hands."""
+
+
+async def judged(harness: Harness) -> None:
+    verdict = await harness.judge()
+    assert verdict.clean, f"seed {harness.seed}: {verdict}"
+
+
+def plays():
+    """Good releases first: a device that runs a later one would refuse them."""
+    return chain((Play.GOOD, Play.BAD), repeat(Play.BAD))
+
+
+async def test_five_deaths_at_every_failpoint(make_harness):
+    places = ",".join(f"{place}:{LIKELY[place.partition('.')[0]]}:{DEATHS}" for place in sorted(PLACES))
+    harness = make_harness(devices=200, failpoints=places)
+    async with harness.up():
+        for _, play in zip(range(ROUNDS), plays(), strict=False):
+            campaign = await harness.launch(play, confirm_deadline="120s")
+            await harness.ended(campaign, patience=600)
+            if all(harness.deaths[place] >= DEATHS for place in PLACES):
+                break
+        await judged(harness)
+    assert {place: harness.deaths[place] for place in PLACES} == dict.fromkeys(PLACES, DEATHS)
+
+
+async def test_roles_that_are_killed_at_random_times(make_harness):
+    harness = make_harness(devices=200)
+    async with harness.up():
+        for _, play in zip(range(ROUNDS), plays(), strict=False):
+            async with harness.killing():
+                campaign = await harness.launch(play, confirm_deadline="120s")
+                await harness.ended(campaign, patience=600)
+            if harness.kills.total() >= RANDOM_KILLS:
+                break
+        await judged(harness)
+
+
+async def test_servers_that_die_and_come_back(make_harness):
+    harness = make_harness(devices=150)
+    servers = ["postgres", "kafka", "temporal"]
+    harness.dice.shuffle(servers)
+    async with harness.up():
+        campaign = await harness.launch(Play.GOOD)
+        for number, server in enumerate(servers):
+            await harness.started(campaign, 10 + 30 * number)
+            await harness.server_dies(server)
+        await harness.ended(campaign)
+        await judged(harness)
+
+
+async def test_a_campaign_goes_on_after_temporal_has_forgotten_everything(make_harness):
+    harness = make_harness(devices=150)
+    async with harness.up():
+        campaign = await harness.launch(Play.GOOD)
+        await harness.started(campaign, 20)
+        await asyncio.to_thread(harness.system.forget_workflows)
+        await asyncio.to_thread(harness.system.ota, "workflows", "repair")  # the one step that is somebody's
+        assert await harness.ended(campaign) == "completed"
+        await judged(harness)
+
+
+async def test_one_three_and_two_projectors_and_one_that_comes_back_from_the_dead(make_harness):
+    harness = make_harness(devices=150)
+    async with harness.up():
+        campaign = await harness.launch(Play.GOOD, confirm_deadline="120s")
+        await harness.started(campaign, 10)
+        async with harness.further_projector(1) as other:
+            async with harness.further_projector(2):
+                await asyncio.sleep(5)
+            zombie = harness.system.process("projector")
+            assert zombie is not None
+            zombie.send(signal.SIGSTOP)
+            await asyncio.sleep(SESSION)
+            zombie.send(signal.SIGCONT)
+            await asyncio.sleep(5)
+            other.kill()
+            await other.wait()
+            await harness.ended(campaign)
+        await judged(harness)
+
+
+async def test_facts_again_late_and_distorted(make_harness):
+    harness = make_harness(devices=150)
+    async with harness.up():
+        good = await harness.launch(Play.GOOD)
+        await harness.started(good, 30)
+        during = await harness.inject()
+        await harness.ended(good)
+        bad = await harness.launch(Play.BAD)
+        await harness.ended(bad)
+        after = await harness.inject()
+        assert during + after > 100
+        await judged(harness)
+
+
+async def test_a_mixture_of_everything(make_harness):
+    harness = make_harness(devices=150, failpoints=",".join(f"{place}:0.02:2" for place in sorted(PLACES)))
+    async with harness.up():
+        for play in (Play.GOOD, Play.BAD):
+            campaign = await harness.launch(play, confirm_deadline="120s")
+            for _ in range(3):
+                await harness.started(campaign, 5)
+                match harness.dice.choice(("roles", "server", "inject", "projector")):
+                    case "roles":
+                        async with harness.killing():
+                            await asyncio.sleep(harness.dice.uniform(3, 10))
+                    case "server":
+                        await harness.server_dies(harness.dice.choice(("postgres", "kafka", "temporal")))
+                    case "inject":
+                        await harness.inject()
+                    case "projector":
+                        async with harness.further_projector(1):
+                            await asyncio.sleep(harness.dice.uniform(3, 10))
+            await harness.ended(campaign, patience=400)
+        await judged(harness)
