@@ -1,4 +1,7 @@
-"""Known when this folder is named, as ``deploy/test --chaos`` does: ``--chaos`` runs the long version, ``--chaos-seed`` repeats a run, ``--plant`` puts a defect in that must turn it red."""
+"""Options of the fault scenarios, known when this folder is named, as ``deploy/test --chaos`` does.
+
+``--chaos`` runs the long version, ``--chaos-seed`` repeats a run, ``--plant`` puts a defect in that must turn it red.
+"""
 
 from __future__ import annotations
 

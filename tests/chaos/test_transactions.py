@@ -173,6 +173,19 @@ async def test_a_sweep_that_dies_before_its_commit_expires_each_offer_once(site)
     assert verdict.clean, verdict
 
 
+async def test_a_device_that_reports_without_having_fetched_and_falls_silent_expires_all_the_same(site):
+    await site.launch()
+    await site.dispatch()
+    for device, action in (await site.world.offered(site.campaign.campaign_no)).items():
+        site.world.fact(device, action, d.DOWNLOADING, T0 + 55_000)
+    await site.world.project()
+    for at in (60_000, 74_000, 75_000):
+        await site.world.decisions.sweep(site.campaign.campaign_id, T0 + at, T0 + at)
+    assert await site.world.value("SELECT count(*) FROM assignment WHERE state = 'expired'") == 40
+    verdict = await site.judge()
+    assert verdict.clean, verdict
+
+
 async def test_poison_and_late_and_repeated_facts_leave_every_row_as_the_logs_say(site):
     await site.launch()
     await site.dispatch()

@@ -325,12 +325,11 @@ class _Court:
             self.note("lost", f"(campaign, device, attempt) {waiting} is not in the offer queue")
         for waiting in (queued - expected).elements():
             self.note("doubled", f"(campaign, device, attempt) {waiting} is in the offer queue")
-        due = {(row["campaign_no"], row["device_no"], row["attempt"], row["what"]) for row in self.tables["due_queue"]}
+        # What is filed is a reason to look; the look files what the row then says.
+        filed = {(row["campaign_no"], row["device_no"], row["attempt"]) for row in self.tables["due_queue"]}
         for key, row in self.rows.items():
-            if row["state"] in ACTIVE:
-                deadline = (*key, row["attempt"], "offer" if row["started_at"] is None else "confirm")
-                if deadline not in due:
-                    self.note("lost", f"no deadline is filed for {_of(key)}: {deadline[3]} of attempt {deadline[2]}")
+            if row["state"] in ACTIVE and (*key, row["attempt"]) not in filed:
+                self.note("lost", f"no deadline is filed for attempt {row['attempt']} of {_of(key)}")
 
     def counters(self) -> None:
         """Counters equal a count of what the rows must be."""

@@ -9,7 +9,7 @@ devices are left alone until their verdict.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -27,6 +27,7 @@ from orchestrator.domain.assignment import (
     Assignment,
     State,
     cancel_requested,
+    due,
     expiry,
     observe,
     overdue,
@@ -86,14 +87,19 @@ async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: i
                 MOST,
             )
             out = [row["device_no"] for row in slots]
-        due = {row["device_no"]: row["attempt"] for row in claimed}
-        locked = await rows.lock(conn, [(device, campaign_no) for device in {*due, *out}])
+        # An earlier attempt that was withdrawn leaves its deadline behind; the latest one's must not be taken for it.
+        claimed_attempt = {row["device_no"]: row["attempt"] for row in sorted(claimed, key=lambda row: row["attempt"])}
+        locked = await rows.lock(conn, [(device, campaign_no) for device in {*claimed_attempt, *out}])
         work = _Work(rows.Changes({campaign_no: rules}, SHARD))
+        later: list[tuple[int, int, int, int, str]] = []
         for (device, _), row in locked.items():
-            if device in due and due[device] == row.attempt and _expire(work, rules, row, state, now, facts_until):
-                continue
+            if claimed_attempt.get(device) == row.attempt:
+                if _expire(work, rules, row, state, now, facts_until):
+                    continue
+                later.extend(_later(rules, row))
             if device in out:
                 _stop(work, row, state, now)
+        await rows.queue_due(conn, later)
         await _requeue(conn, work.again, now + rules.offer_ttl)
         await work.changes.write(conn)
         halted = await _finish(conn, rules, work, now)
@@ -130,6 +136,13 @@ def _expire(work: _Work, rules: CampaignRules, row: Assignment, state: str, now:
         work.again.append(row)
         work.entries[Kind.RETRY, None, row.attempt + 1].append(row.device_no)
     return True
+
+
+def _later(rules: CampaignRules, row: Assignment) -> Iterator[tuple[int, int, int, int, str]]:
+    """The deadline that a row has now: a device that reports without a start has only that of its offer filed."""
+    what = due(row, rules.offer_ttl, rules.confirm_deadline)
+    if what is not None:
+        yield what[1], row.campaign_no, row.device_no, row.attempt, what[0]
 
 
 def _stop(work: _Work, row: Assignment, state: str, now: int) -> None:
