@@ -102,14 +102,19 @@ class ProcessRef:
             # Somebody else's child that ended stays visible until its parent looks. Ours is reaped below.
             ended = not self.alive()
             left = deadline - time.monotonic()
+            ours = False
             try:
                 if _started(self.pid) != self.started:
                     return None
-                return psutil.Process(self.pid).wait(0 if ended else max(0, min(WAIT_SLICE, left)))
+                process = psutil.Process(self.pid)
+                # A program of several threads (a JVM) looks like a zombie as soon as its first thread has ended, and can be reaped
+                # only when the last one has: ours is waited for, and its status is never given up.
+                ours = process.ppid() == os.getpid()
+                return process.wait(0 if ended and not ours else max(0, min(WAIT_SLICE, left)))
             except psutil.NoSuchProcess:
                 return None
             except psutil.TimeoutExpired:
-                if ended:
+                if ended and not ours:
                     return None
             if left < 0:
                 raise TimeoutError(f"process {self.pid} still runs after {timeout} s")

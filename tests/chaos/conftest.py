@@ -29,11 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("chaos"):
-            item.add_marker(LONG)
-            if not config.getoption("--chaos", default=False):
-                item.add_marker(pytest.mark.skip(reason="needs --chaos"))
+    # Deselected, not skipped: a skip says that something is missing, and nothing is.
+    long = [item for item in items if item.get_closest_marker("chaos")]
+    for item in long:
+        item.add_marker(LONG)
+    if long and not config.getoption("--chaos", default=False):
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import typer
 from orchestrator.cli.main import app
 
 COMMANDS = {
+    "bench",
     "campaign abort",
     "campaign approve",
     "campaign create",
