@@ -3,7 +3,7 @@
 Nothing happens unless ``OTA_FAILPOINTS`` names places when the process starts: ``name:probability[:count]``, comma separated. A place
 is passed only with work in flight. When it fires, one line (``name pid nanoseconds``) is forced into ``OTA_FAILPOINT_LOG`` and the
 process kills itself with SIGKILL, so nothing is closed, flushed or rolled back by it. ``count`` is the most deaths of that place over
-all processes, by the log's lines. The dice come from ``OTA_FAILPOINT_SEED``, the name and the deaths so far, so a restarted process
+all processes, by the log's lines. The dice come from ``OTA_FAILPOINT_SEED``, the name and the deaths of all places so far, so a restarted process
 throws them anew and a run can be repeated.
 """
 
@@ -85,7 +85,7 @@ class Failpoints:
                 raise FailpointError(f"There is no failpoint '{name}'.")
             try:
                 # Dice of a fault test are no secret.
-                dice = random.Random(f"{seed} {name} {died[name]}")  # noqa: S311
+                dice = random.Random(f"{seed} {name} {died.total()}")  # noqa: S311
                 made.places[name] = _Place(float(probability), int(count) if count else None, dice)
             except ValueError as error:
                 raise FailpointError(f"'{item}' is not name:probability[:count].") from error
