@@ -3,8 +3,8 @@
 Nothing happens unless ``OTA_FAILPOINTS`` names places when the process starts: ``name:probability[:count]``, comma separated. A place
 is passed only with work in flight. When it fires, one line (``name pid nanoseconds``) is forced into ``OTA_FAILPOINT_LOG`` and the
 process kills itself with SIGKILL, so nothing is closed, flushed or rolled back by it. ``count`` is the most deaths of that place over
-all processes, by the log's lines. The dice come from ``OTA_FAILPOINT_SEED``, the name and the deaths of all places so far, so a restarted process
-throws them anew and a run can be repeated.
+all processes, by the log's lines. The dice come from ``OTA_FAILPOINT_SEED``, the name and the deaths of all places so far, so a
+restarted process throws them anew and a run can be repeated.
 """
 
 from __future__ import annotations
