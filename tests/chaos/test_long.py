@@ -48,17 +48,18 @@ def plays():
     return chain((Play.GOOD, Play.BAD), repeat(Play.BAD))
 
 
-ROLES = {
+GROUPS = {
     "projector": ("projector", "halt"),
-    "worker": ("slice", "sweep", "worker"),
+    "slices": ("slice",),  # a worker that dies is missed after its heartbeat only, some 13 s each time
+    "steps": ("sweep", "worker"),
     "gateway": ("start", "gateway"),
     "relay": ("relay",),
 }
 
 
-@pytest.mark.parametrize("role", ROLES)
-async def test_five_deaths_at_every_failpoint_of_a_role(make_harness, role):
-    places = sorted(place for place in PLACES if place.partition(".")[0] in ROLES[role])
+@pytest.mark.parametrize("group", GROUPS)
+async def test_five_deaths_at_every_failpoint_of(make_harness, group):
+    places = sorted(place for place in PLACES if place.partition(".")[0] in GROUPS[group])
     wanted = dict.fromkeys(places, DEATHS)
     likely = ",".join(f"{place}:{LIKELY[place.partition('.')[0]]}:{DEATHS}" for place in places)
     harness = make_harness(devices=150, failpoints=likely)
