@@ -1,7 +1,7 @@
 """Faust transport in which one Faust event is one fetched partition batch, and the database owns the read position.
 
-Overrides private hooks of faust-streaming 0.15.3 and aiokafka 0.14.0, which are pinned exactly; ``tests/contract`` fails when
-one of them changes underneath. Why each exists:
+Overrides private hooks of faust-streaming 0.15.3 and aiokafka 0.14.0, which are pinned exactly;
+``tests/contract/test_faust_hooks.py`` fails when one of them changes underneath. Why each exists:
 
 - ``_getmany``, ``_to_message`` and :class:`BatchSchema` carry a whole batch through Faust, which costs 60 µs an event otherwise.
 - ``seek_to_committed`` claims positions from the database and checks them against the log; Faust calls it twice per rebalance.
