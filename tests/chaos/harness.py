@@ -278,7 +278,8 @@ class Harness:
     async def inject(self) -> int:
         """Say again, late and wrongly, what devices have said: straight into the topic. Returns how many records."""
         records = await read_topic(self.settings.kafka_bootstrap, self.settings.device_events_topic)
-        told = [record for record in records if record.value and b"device.update" in record.value]
+        told = [record for record in records if (record.value or b"").startswith(b'{"id"')]
+        told = [record for record in told if b"device.update" in (record.value or b"")]
         wrong = [self._distorted(record) for record in self.dice.sample(told, min(20, len(told)))]
         again = self.dice.sample(told, len(told) // 3)
         self.dice.shuffle(again)
