@@ -34,9 +34,11 @@ def register(app: typer.Typer) -> None:
 
 def run(cli: Cli, role: Annotated[Role, typer.Argument(help="What this process is.", show_default=False)]) -> int:
     """Run one role until SIGTERM or SIGINT. Its exit status is the role's: 5 of a projector means a damaged log."""
+    import uvloop
+
     from orchestrator.bootstrap import run_role
 
-    return asyncio.run(run_role(role.value, cli.settings))
+    return uvloop.run(run_role(role.value, cli.settings))
 
 
 def migrate(cli: Cli) -> None:

@@ -8,6 +8,7 @@ restarted; a damaged log ends it with exit 5, which no supervisor should answer 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -216,8 +217,20 @@ def ready(app: Any) -> bool:
         return False
 
 
+def _spare_the_collector() -> None:
+    """For a process that only projects.
+
+    Batches are thousands of short-lived objects without cycles: looking for cycles in them costs a fifth of the
+    projector's CPU. What is there at the start stays for good, so it is not looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
+
+
 async def run(app: faust.App, stop: asyncio.Event) -> None:
     """Run until ``stop`` is set. Ends the process itself when Faust has crashed or idles without partitions."""
+    _spare_the_collector()
     started = asyncio.create_task(app.start())
     since = time.monotonic()
     while not stop.is_set():

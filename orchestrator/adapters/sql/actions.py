@@ -32,7 +32,8 @@ class ActionRanges:
         self._bases: list[int] = []
         self._ranges: dict[int, ActionRange] = {}
 
-    def _cached(self, action_id: int) -> ActionRange | None:
+    def known(self, action_id: int) -> ActionRange | None:
+        """The range that holds ``action_id``, if it was seen before."""
         at = bisect_right(self._bases, action_id) - 1
         if at < 0:
             return None
@@ -41,7 +42,7 @@ class ActionRanges:
 
     async def find(self, conn: asyncpg.Connection, action_id: int) -> ActionRange | None:
         """The range that holds ``action_id``; None if it was never given."""
-        found = self._cached(action_id)
+        found = self.known(action_id)
         if found is not None:
             return found
         row = await conn.fetchrow(

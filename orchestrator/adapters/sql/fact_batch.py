@@ -62,9 +62,14 @@ class _RefusedError(Exception):
         self.code, self.detail, self.event_id = code, detail, event_id
 
 
+_STATES = {event_type: State(state) for event_type, state in d.UPDATE_STATES.items()}
+
+
 def _clean(text: str | None, limit: int) -> str | None:
     # PostgreSQL's text holds no NUL.
-    return None if text is None else text.replace("\0", "")[:limit]
+    if text is None or (len(text) <= limit and "\0" not in text):
+        return text
+    return text.replace("\0", "")[:limit]
 
 
 def _event(record: Record) -> d.DeviceEvent:
@@ -86,60 +91,62 @@ def _event(record: Record) -> d.DeviceEvent:
     return event
 
 
-async def _resolve(
-    conn: asyncpg.Connection, actions: ActionRanges, event: d.DeviceEvent
-) -> tuple[d.Report, ActionRange]:
+def _report(event: d.DeviceEvent) -> d.Report:
     try:
         report = d.decode_report(event.data)
     except msgspec.DecodeError as error:
         raise _RefusedError("event.malformed", str(error), event.id) from error
     if not 0 < report.action_id <= _MAX_INT:
         raise _RefusedError("event.out_of_range", "action_id is out of range.", event.id)
-    given = await actions.find(conn, report.action_id)
+    return report
+
+
+def _take_attributes(batch: FactBatch, partition: int, offset: int, event: d.DeviceEvent) -> None:
+    event_id = _clean(event.id, 64)
+    try:
+        reported = d.decode_attributes(event.data)
+    except msgspec.DecodeError as error:
+        raise _RefusedError("event.malformed", str(error), event_id) from error
+    batch.attributes.setdefault(event.device_no, []).append((event.recorded_at, reported))
+    batch.timeline.append(
+        (partition, offset, event.device_no, None, None, event_id, event.type, event.recorded_at, None, None, None)
+    )
+
+
+def _take_report(
+    batch: FactBatch, partition: int, offset: int, event: d.DeviceEvent, report: d.Report, given: ActionRange | None
+) -> None:
     if given is None:
         raise _RefusedError("event.unknown_action", f"Action {report.action_id} was never given.", event.id)
     if given.device(report.action_id) != event.device_no:
         raise _RefusedError("event.foreign_action", f"Action {report.action_id} was given to another device.", event.id)
-    return report, given
-
-
-async def _take(
-    conn: asyncpg.Connection, actions: ActionRanges, batch: FactBatch, partition: int, record: Record
-) -> None:
-    event = _event(record)
-    event_id = _clean(event.id, 64)
-    if event.type == d.ATTRIBUTES:
-        try:
-            reported = d.decode_attributes(event.data)
-        except msgspec.DecodeError as error:
-            raise _RefusedError("event.malformed", str(error), event_id) from error
-        batch.attributes.setdefault(event.device_no, []).append((event.recorded_at, reported))
-        row = (None, None, event_id, event.type, event.recorded_at, None, None, None)
-    else:
-        report, given = await _resolve(conn, actions, event)
-        failure_class, reason = _clean(report.failure_class, 32), _clean(report.reason, 64)
-        state = d.UPDATE_STATES.get(event.type)
-        if state is not None:
-            observation = Observation(
-                attempt=given.attempt,
-                state=State(state),
-                at=event.recorded_at,
-                failure_class=failure_class,
-                reason=reason,
-                gate_epoch=given.gate_epoch,
-            )
-            batch.seen.append(Seen(given.campaign_no, event.device_no, observation, partition, record.offset))
-        row = (
+    failure_class, reason = _clean(report.failure_class, 32), _clean(report.reason, 64)
+    state = _STATES.get(event.type)
+    if state is not None:
+        observation = Observation(
+            attempt=given.attempt,
+            state=state,
+            at=event.recorded_at,
+            failure_class=failure_class,
+            reason=reason,
+            gate_epoch=given.gate_epoch,
+        )
+        batch.seen.append(Seen(given.campaign_no, event.device_no, observation, partition, offset))
+    batch.timeline.append(
+        (
+            partition,
+            offset,
+            event.device_no,
             given.campaign_no,
             given.attempt,
-            event_id,
+            _clean(event.id, 64),
             event.type,
             event.recorded_at,
             failure_class,
             reason,
             _clean(report.detail, 1024),
         )
-    batch.timeline.append((partition, record.offset, event.device_no, *row))
+    )
 
 
 async def read_batch(
@@ -154,7 +161,14 @@ async def read_batch(
     for partition, items in sorted(records.items()):
         for record in items:
             try:
-                await _take(conn, actions, batch, partition, record)
+                event = _event(record)
+                if event.type == d.ATTRIBUTES:
+                    _take_attributes(batch, partition, record.offset, event)
+                    continue
+                report = _report(event)
+                # Awaited only for a range that was not seen before: a coroutine per record costs more than its JSON.
+                given = actions.known(report.action_id) or await actions.find(conn, report.action_id)
+                _take_report(batch, partition, record.offset, event, report, given)
             except _RefusedError as refused:
                 batch.dead.append(
                     dead_letter(topic, partition, record, refused.code, refused.detail, refused.event_id, now)

@@ -66,11 +66,14 @@ _DUE = """INSERT INTO due_queue (due_at, campaign_no, device_no, attempt, what)
 SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::smallint[], $5::text[]) ON CONFLICT DO NOTHING"""
 
 
+_STATES = {state.value: state for state in State}
+
+
 def parse(row: Sequence[Any] | asyncpg.Record) -> Assignment:
     """A row as selected in field order."""
     values = dict(zip(_FIELDS, row, strict=True))
-    values["state"] = State(values["state"])
-    values["progress"] = State(values["progress"])
+    values["state"] = _STATES[values["state"]]
+    values["progress"] = _STATES[values["progress"]]
     return Assignment(**values)
 
 
