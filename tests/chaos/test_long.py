@@ -35,6 +35,7 @@ LIKELY = {
 
 ROUNDS = 8
 RANDOM_KILLS = 25
+RANDOM_ROUNDS = 30
 SESSION = 14.0
 """Seconds that outlast the consumer group's session, so that partitions change hands."""
 
@@ -77,13 +78,14 @@ async def test_five_deaths_at_every_failpoint_of(make_harness, group):
 async def test_roles_that_are_killed_at_random_times(make_harness):
     harness = make_harness(devices=200)
     async with harness.up():
-        for _, play in zip(range(ROUNDS), plays(), strict=False):
+        for _, play in zip(range(RANDOM_ROUNDS), plays(), strict=False):
             async with harness.killing():
                 campaign = await harness.launch(play, confirm_deadline="120s")
                 await harness.ended(campaign, patience=600)
             if harness.kills.total() >= RANDOM_KILLS:
                 break
         await judged(harness)
+    assert harness.kills.total() >= RANDOM_KILLS
 
 
 async def test_servers_that_die_and_come_back(make_harness):
