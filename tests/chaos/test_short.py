@@ -15,6 +15,7 @@ PLACES = (
 )
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(240)
 async def test_a_campaign_over_kills_loses_nothing_and_does_nothing_twice(make_harness):
     harness = make_harness(devices=120, failpoints=",".join(PLACES))
