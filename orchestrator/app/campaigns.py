@@ -19,17 +19,9 @@ from orchestrator.app.registry import NewId, Release, ReleaseNotFoundError, Trac
 from orchestrator.domain import campaign as c
 from orchestrator.domain.blast import phase_bounds
 from orchestrator.domain.boundary import f_star
-from orchestrator.domain.plan import (
-    Dossier,
-    HaltTable,
-    Plan,
-    PlanError,
-    Problem,
-    dossier_digest,
-    freeze,
-    parse_plan,
-    validate_against,
-)
+from orchestrator.domain.dossier import Dossier, HaltTable, dossier_digest, freeze, validate_against
+from orchestrator.domain.plan import Plan, parse_plan
+from orchestrator.domain.plan_fields import PlanError, Problem
 from orchestrator.domain.selection import models
 from orchestrator.errors import InvalidInputError
 from schemas.campaign_events import CampaignCreated, CampaignHalted

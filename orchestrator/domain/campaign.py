@@ -18,6 +18,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from orchestrator.domain.approval import check_approval
+from orchestrator.domain.commands import (
+    Abort,
+    Approve,
+    ApprovePhase,
+    Command,
+    Complete,
+    Create,
+    Enrol,
+    Halt,
+    Launch,
+    OpenPhase,
+    Pause,
+    Promote,
+    Resume,
+    StartSoak,
+    Submit,
+)
 from orchestrator.errors import ConflictError
 from schemas import campaign_events as e
 
@@ -81,116 +98,6 @@ class Campaign(Struct, frozen=True, kw_only=True):
     @property
     def phases(self) -> list[dict[str, Any]]:
         return self.plan["phases"]
-
-
-class Create(Struct, frozen=True, kw_only=True):
-    campaign_id: str
-    campaign_no: int
-    name: str
-    release_id: str
-    plan: dict[str, Any]
-    actor: str
-
-
-class Submit(Struct, frozen=True, kw_only=True):
-    actor: str
-    digest: str
-    dossier: dict[str, Any]
-
-
-class Approve(Struct, frozen=True, kw_only=True):
-    """Approves the plan of a submitted campaign, or the resume of a halted one."""
-
-    actor: str
-    digest: str
-
-
-class ApprovePhase(Struct, frozen=True, kw_only=True):
-    actor: str
-    phase: int
-    digest: str
-
-
-class Launch(Struct, frozen=True, kw_only=True):
-    actor: str
-    ledger_position: int
-
-
-class Enrol(Struct, frozen=True, kw_only=True):
-    members: int
-    holdback: int
-    strata: dict[str, int]
-    phases: list[int]
-    ledger_position: int
-
-
-class OpenPhase(Struct, frozen=True, kw_only=True):
-    phase: int
-    devices: int
-    at: int
-    ledger_position: int
-
-
-class StartSoak(Struct, frozen=True, kw_only=True):
-    phase: int
-    at: int
-
-
-class Promote(Struct, frozen=True, kw_only=True):
-    phase: int
-    matured: int
-    failures: int
-    log_e: float | None
-    at: int
-    ledger_position: int
-    ledger_digest: str
-
-
-class Pause(Struct, frozen=True, kw_only=True):
-    actor: str
-    reason: str
-    ledger_position: int
-
-
-class Resume(Struct, frozen=True, kw_only=True):
-    actor: str
-    reason: str
-    ledger_position: int
-
-
-class Halt(Struct, frozen=True, kw_only=True):
-    event: e.CampaignHalted
-
-
-class Abort(Struct, frozen=True, kw_only=True):
-    actor: str
-    reason: str
-    ledger_position: int
-
-
-class Complete(Struct, frozen=True, kw_only=True):
-    at: int
-    ledger_position: int
-    confirmed: int
-    failed: int
-
-
-Command = (
-    Create
-    | Submit
-    | Approve
-    | ApprovePhase
-    | Launch
-    | Enrol
-    | OpenPhase
-    | StartSoak
-    | Promote
-    | Pause
-    | Resume
-    | Halt
-    | Abort
-    | Complete
-)
 
 
 def _require(campaign: Campaign, allowed: frozenset[CampaignState], what: str) -> None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from math import log
 
 from orchestrator.domain.boundary import f_star
-from orchestrator.domain.plan import HaltTable
+from orchestrator.domain.dossier import HaltTable
 from orchestrator.domain.sequential import NotConvergedError, devices_to_promote, log_e_harm, log_e_safe
 
 

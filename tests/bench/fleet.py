@@ -25,7 +25,8 @@ from orchestrator.adapters.sql.engine import transaction
 from orchestrator.app.ports import Build, Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.cohort import stratum_key
-from orchestrator.domain.plan import dossier_digest, freeze, parse_plan
+from orchestrator.domain.dossier import dossier_digest, freeze
+from orchestrator.domain.plan import parse_plan
 from schemas import device_events as d
 from schemas.ledger import Entry, Kind
 from tests.bench.common import stride

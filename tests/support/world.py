@@ -20,7 +20,8 @@ from orchestrator.adapters.sql.registry import SqlRegistry
 from orchestrator.app.ports import Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.cohort import stratum_key
-from orchestrator.domain.plan import dossier_digest, freeze, parse_plan
+from orchestrator.domain.dossier import dossier_digest, freeze
+from orchestrator.domain.plan import parse_plan
 from schemas import device_events as d
 from schemas import registry_events as r
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from orchestrator.domain.assignment import bucket_ms
-from orchestrator.domain.plan import Dossier
+from orchestrator.domain.dossier import Dossier
 
 
 @dataclass(frozen=True, slots=True)

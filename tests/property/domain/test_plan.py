@@ -5,7 +5,9 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.domain.plan import Dossier, PlanError, dossier_digest, freeze, parse_plan, validate_against
+from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validate_against
+from orchestrator.domain.plan import parse_plan
+from orchestrator.domain.plan_fields import PlanError
 
 untimed = settings(deadline=None)  # a busy machine is no defect
 

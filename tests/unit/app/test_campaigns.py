@@ -12,7 +12,9 @@ from orchestrator.app.ports import VersionConflictError
 from orchestrator.app.registry import Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
 from orchestrator.domain.approval import SameActorError
-from orchestrator.domain.plan import PlanError, dossier_digest, freeze, parse_plan
+from orchestrator.domain.dossier import dossier_digest, freeze
+from orchestrator.domain.plan import parse_plan
+from orchestrator.domain.plan_fields import PlanError
 
 PLAN = {
     "release": "rel_1",

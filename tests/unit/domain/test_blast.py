@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.domain.blast import blast_bound, phase_bounds
 from orchestrator.domain.boundary import halt_horizons
-from orchestrator.domain.plan import freeze, parse_plan
+from orchestrator.domain.dossier import freeze
+from orchestrator.domain.plan import parse_plan
 
 
 def bounds_of(*rules: dict[str, Any], sizes: dict[str, int], phases: list[dict[str, Any]] | None = None):

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.domain import gate
 from orchestrator.domain.boundary import BoundaryExceededError, halt_horizons
+from orchestrator.domain.dossier import HaltTable
 from orchestrator.domain.gate import (
     Cell,
     GateVerdict,
@@ -16,7 +17,6 @@ from orchestrator.domain.gate import (
     suspects,
     tally,
 )
-from orchestrator.domain.plan import HaltTable
 from orchestrator.domain.sequential import NotConvergedError, log_e_harm
 
 

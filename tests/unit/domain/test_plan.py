@@ -10,16 +10,9 @@ from pydantic import ValidationError
 
 from orchestrator.domain.boundary import f_star
 from orchestrator.domain.digest import digest_of
-from orchestrator.domain.plan import (
-    Dossier,
-    Plan,
-    PlanError,
-    Problem,
-    dossier_digest,
-    freeze,
-    parse_plan,
-    validate_against,
-)
+from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validate_against
+from orchestrator.domain.plan import Plan, parse_plan
+from orchestrator.domain.plan_fields import PlanError, Problem
 
 WRITTEN = """
 release: rel_1
