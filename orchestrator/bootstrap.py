@@ -237,6 +237,7 @@ async def _gateway(role: _Role) -> None:
         traceparent=current_traceparent,
         ingested=lambda kind: instruments.events_ingested.add(1, {"type": kind}),
         refused=lambda kind, code: instruments.events_rejected.add(1, {"type": kind, "reason": code}),
+        put_off=lambda kind, code: instruments.gateway_put_off.add(1, {"type": kind, "reason": code}),
     )
     await _serve(role, create_gateway(services), settings.gateway_port)
 

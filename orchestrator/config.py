@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     # --- gateway
     tenant: str = Field("default", description="The one DDI tenant, compared case-insensitively.")
     poll_interval: int = Field(
-        300, ge=1, lt=86_400, description="Seconds between polls that devices are told; jittered by 10 %."
+        300, ge=1, lt=86_400, description="Seconds between polls that devices are told; varies by poll_jitter."
     )
     max_report_bytes: int = Field(
         262_144, description="Largest feedback or configData body: real clients send logs of kilobytes."
@@ -73,6 +73,65 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1 << 20, description="Largest JSON body of the operator API, imports apart.")
     max_import_devices: int = Field(10_000, description="Devices per import request; clients page.")
     max_devices_per_event: int = Field(500, description="Devices per registration event, so that events stay small.")
+
+    # --- limits of rates
+    address_rate: float = Field(
+        200.0, gt=0, description="Requests per second of one address: hawkBit's limit; a site behind one is one client."
+    )
+    address_burst: int = Field(
+        2_000, ge=4, description="Requests of an address that was quiet: a site of hundreds of devices that comes back."
+    )
+    device_rate: float = Field(
+        2.0, gt=0, description="Requests per second of one device, downloads apart: a client in a loop is held at this."
+    )
+    device_burst: int = Field(
+        120,
+        ge=4,
+        description="Requests of a device that was quiet: an update with its polls and dozens of log reports.",
+    )
+    limit_keys: int = Field(
+        100_000, gt=0, description="Devices, and addresses, whose use a gateway remembers, about 250 bytes each."
+    )
+    limit_exempt: str = Field(
+        "127.0.0.1,::1", description="Addresses or networks without a limit, such as a proxy that speaks for everybody."
+    )
+    overload_lag_ms: int = Field(
+        1_000,
+        gt=0,
+        description="Lag of a gateway's event loop at which nothing is let in, polls from a quarter of it: clients give up at 10 s.",
+    )
+    overload_requests: int = Field(
+        4_000,
+        ge=4,
+        description="Requests in hand of a gateway at which nothing is let in, polls from a quarter: bounds memory and descriptors.",
+    )
+    max_downloads: int = Field(
+        2_000,
+        gt=0,
+        description="Downloads under way at once per gateway: each holds a descriptor and a piece of the file.",
+    )
+    shed_return_rate: float = Field(
+        1_000.0,
+        gt=0,
+        description="Refused requests per second that a gateway asks back: about a third of what it can serve.",
+    )
+    retry_after_min: int = Field(
+        5, ge=1, description="Seconds that a refused client waits at least; SWUpdate waits 10."
+    )
+    retry_after_max: int = Field(300, ge=1, description="Seconds that a refused client waits at most: a poll interval.")
+    poll_jitter: float = Field(
+        0.1,
+        ge=0,
+        le=0.9,
+        description="Share of the poll interval by which it varies: clients have no jitter of their own.",
+    )
+    poll_jitter_loaded: float = Field(
+        0.5, ge=0, le=0.9, description="The same during a storm: what came at once is spread over a whole interval."
+    )
+    api_key_rate: float = Field(
+        50.0, gt=0, description="Requests per second of one API key: about half of what an api process can answer."
+    )
+    api_key_burst: int = Field(500, gt=0, description="Requests of an API key that was quiet: an import of millions.")
 
     # --- telemetry
     otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for traces and metrics; empty: /metrics only.")

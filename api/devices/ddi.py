@@ -29,6 +29,7 @@ from api.devices.errors import (
     UnknownPathError,
 )
 from api.devices.http import HAL, TEXT, Answer, Headers, Request
+from api.devices.limits import DeviceLimits
 from api.devices.projected import ProjectionWatch
 from api.devices.services import MAX_REPORTS_IN_HAND, Device, GatewayServices
 from orchestrator import failpoints
@@ -53,8 +54,9 @@ MAX_ACTION: Final = 2**31 - 1
 class Ddi:
     """The interface, for one tenant."""
 
-    def __init__(self, services: GatewayServices) -> None:
+    def __init__(self, services: GatewayServices, limits: DeviceLimits) -> None:
         self._services = services
+        self._limits = limits
         self._settings = services.settings
         self._offers = services.offers
         self._projection = ProjectionWatch(services.offers.positions)
@@ -90,7 +92,7 @@ class Ddi:
 
     async def _poll(self, base: Base, device: Device) -> Answer:
         view = await self._offers.current(device.device_no)
-        pause = ddi_bodies.sleep(self._settings.poll_interval, self._services.chance())
+        pause = ddi_bodies.sleep(self._settings.poll_interval, self._limits.jitter(), self._services.chance())
         body = ddi_bodies.poll(base, pause, view, attributes_wanted=device.attributes_wanted)
         return Answer(body=body, content_type=HAL)
 

@@ -17,9 +17,6 @@ from orchestrator.app.ports import OfferView
 from orchestrator.domain.profile import Profile
 from orchestrator.domain.visibility import Shown
 
-JITTER: Final = 0.1
-"""Share of the poll interval by which it varies: clients have none of their own, and a fleet that restarts stays in step otherwise."""
-
 LONGEST_SLEEP: Final = 86_399
 """Seconds; the field has two digits for hours and clients take 24 h for an error."""
 
@@ -46,9 +43,15 @@ class Base:
         return f"{self.url}/softwaremodules/{view.action_id}/artifacts/{quote(view.filename, safe='')}"
 
 
-def sleep(interval: int, chance: float) -> str:
-    """``HH:MM:SS`` around ``interval`` seconds; ``chance`` is uniform in 0 to 1. Never zero, which SWUpdate takes for 45 s."""
-    seconds = round(interval * (1 - JITTER + 2 * JITTER * chance))
+def sleep(interval: int, jitter: float, chance: float) -> str:
+    """``HH:MM:SS``, never zero, which SWUpdate takes for 45 s.
+
+    Args:
+        interval: seconds, the mean.
+        jitter: share of the interval by which the answer may differ from it.
+        chance: uniform in 0 to 1.
+    """
+    seconds = round(interval * (1 - jitter + 2 * jitter * chance))
     seconds = max(1, min(LONGEST_SLEEP, seconds))
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 

@@ -16,7 +16,8 @@ from api.devices.ddi import Ddi
 from api.devices.ddi_bodies import Base
 from api.devices.errors import UnauthorizedDeviceError, UnknownPathError
 from api.devices.http import Answer, ClientGoneError, Headers, Request, json_answer, problem, segments
-from api.devices.services import MAX_DEVICE_ID, RETRY_AFTER, GatewayServices
+from api.devices.limits import DeviceLimits, kind_of
+from api.devices.services import MAX_DEVICE_ID, Device, GatewayServices
 from orchestrator.errors import OtaError, UnavailableError
 from orchestrator.telemetry.health import run_checks
 
@@ -42,13 +43,14 @@ class Gateway:
         self._services = services
         self._tenant = services.settings.tenant.casefold()
         self._public = services.settings.public_gateway.rstrip("/")
-        self._ddi = Ddi(services)
+        self._limits = DeviceLimits(services.settings, services.monotonic, services.chance)
+        self._ddi = Ddi(services, self._limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._http(Request(scope, receive, send), scope)
         elif scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await self._lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -76,9 +78,12 @@ class Gateway:
             self._services.refused(kind, error.code)
         headers: Headers = ()
         status = error.status
-        if isinstance(error, UnavailableError):
+        later = error.fields.get("retry_after")
+        if isinstance(error, UnavailableError) and later is None:
             _log.warning("gateway.unavailable", code=error.code, detail=error.detail)
-            status, headers = 429, [(b"retry-after", str(RETRY_AFTER).encode())]
+            status, later = 429, self._limits.put_off()
+        if later is not None:
+            headers = self._come_back(request, error, later)
         elif isinstance(error, UnauthorizedDeviceError):
             headers = [(b"www-authenticate", b"TargetToken")]
         elif allow := error.fields.get("allow"):
@@ -87,10 +92,17 @@ class Gateway:
             headers = [(b"content-range", str(content_range).encode())]
         await request.answer(problem(error, status, headers))
 
+    def _come_back(self, request: Request, error: OtaError, seconds: int) -> Headers:
+        self._services.put_off(REPORTS.get(request.method, "request"), error.code)
+        later = (b"retry-after", str(seconds).encode())
+        # A client without a body to send is gone for a while; its connection would only hold a descriptor.
+        return [later, (b"connection", b"close")] if request.method == "GET" else [later]
+
     async def _route(self, request: Request, scope: Scope) -> None:
         match segments(scope):
             case [tenant, "controller", "v1", device_id, *path] if tenant.casefold() == self._tenant:
-                await self._device(request, Base(self._public, tenant, device_id), path)
+                client = scope.get("client")
+                await self._device(request, Base(self._public, tenant, device_id), path, client[0] if client else "")
             case ["healthz"]:
                 await request.answer(json_answer(200, {"status": "ok"}))
             case ["readyz"]:
@@ -100,29 +112,38 @@ class Gateway:
             case _:
                 raise UnknownPathError
 
-    async def _device(self, request: Request, base: Base, path: list[str]) -> None:
+    async def _device(self, request: Request, base: Base, path: list[str], host: str) -> None:
+        kind = kind_of(path)
+        with self._limits.admitted(host, kind):
+            device = await self._authenticated(request, base, path)
+            if device is None:
+                self._limits.rejected(host, kind)
+                raise UnauthorizedDeviceError
+            self._limits.identified(device.device_no, kind)
+            self._services.presence.seen(device.device_no, self._services.clock())
+            await self._ddi.handle(request, base, device, path)
+
+    async def _authenticated(self, request: Request, base: Base, path: list[str]) -> Device | None:
         scheme, _, token = (request.header(b"authorization") or "").partition(" ")
         if scheme.lower() != SCHEME or not 0 < len(base.device_id) <= MAX_DEVICE_ID:
-            raise UnauthorizedDeviceError
-        device = await self._services.identities.authenticate(base.device_id, token.strip(), attributes=not path)
-        if device is None:
-            raise UnauthorizedDeviceError
-        self._services.presence.seen(device.device_no, self._services.clock())
-        await self._ddi.handle(request, base, device, path)
+            return None
+        return await self._services.identities.authenticate(base.device_id, token.strip(), attributes=not path)
 
     async def _ready(self) -> Answer:
         ready, checks = await run_checks(self._services.readiness)
         return json_answer(200 if ready else 503, {"status": "ok" if ready else "unavailable", "checks": checks})
 
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._limits.start()
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                self._limits.stop()
+                return
+
 
 def create_gateway(services: GatewayServices) -> Gateway:
     """The gateway as an ASGI 3 application: hawkBit's device interface, ``/healthz``, ``/readyz`` and ``/metrics``."""
     return Gateway(services)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

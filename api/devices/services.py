@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from random import random
@@ -15,9 +16,6 @@ from schemas.device_events import DeviceEvent
 
 MAX_REPORTS_IN_HAND: Final = 1_000
 """Reports read or being written at once, beyond which devices are asked to come back: with the largest bodies 256 MB."""
-
-RETRY_AFTER: Final = 5
-"""Seconds after which a device that was turned away should come back."""
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must arrive: a report in hand counts against the limit above."""
@@ -91,10 +89,14 @@ class GatewayServices:
     transient: tuple[type[Exception], ...] = (OSError, TimeoutError)
     """Errors of the database that pass by themselves: the device is asked to come back."""
     chance: Callable[[], float] = field(default=random)
-    """Uniform in 0 to 1, for the jitter of polls."""
+    """Uniform in 0 to 1, for the jitter of polls and of those who are turned away."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds of a clock that never goes back, for limits."""
     traceparent: Callable[[], str | None] = lambda: None
     """The running trace, if it is sampled."""
     ingested: Callable[[str], None] = lambda _: None
     """Told the type of every event that was acknowledged."""
     refused: Callable[[str, str], None] = lambda _, __: None
     """Told what kind of report was refused (``feedback`` or ``configData``) and the error's code."""
+    put_off: Callable[[str, str], None] = lambda _, __: None
+    """Told what was asked to come back later (``feedback``, ``configData``, or ``request``) and the error's code."""

@@ -1,11 +1,13 @@
 """The operator API, v1: FastAPI inside, pure ASGI middlewares around it.
 
-From the outside in: problems (catches everything), who is asking, what the body may be, whether this was asked before, routes.
+From the outside in: problems (catches everything), who is asking, how often,
+what the body may be, whether this was asked before, routes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -18,6 +20,7 @@ from api.auth import AuthMiddleware
 from api.bodies import BodyMiddleware
 from api.idempotency import IdempotencyMiddleware
 from api.operator import campaigns, devices, keys, releases
+from api.operator.limits import KeyLimitMiddleware
 from api.operator.openapi import describe
 from api.operator.services import OperatorServices
 
@@ -54,6 +57,7 @@ def create_app(services: OperatorServices) -> FastAPI:
         limits={devices.IMPORTS: settings.max_import_devices * devices.IMPORT_BYTES_PER_DEVICE},
         streamed=frozenset({releases.UPLOADS}),
     )
+    app.add_middleware(KeyLimitMiddleware, settings=settings, clock=time.monotonic)
     app.add_middleware(AuthMiddleware, keys=services.keys)
     app.add_middleware(problems.ProblemMiddleware, traceparent=services.traceparent, transient=services.transient)
     return app

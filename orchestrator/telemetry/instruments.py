@@ -130,6 +130,7 @@ CATALOGUE: Final[Mapping[str, Row]] = {
         ),
         _row("ota.events.ingested", _C, "{event}", "type", "Device events that Kafka acknowledged."),
         _row("ota.events.rejected", _C, "{event}", "type reason", "Reports that a gateway refused."),
+        _row("ota.gateway.put_off", _C, "{request}", "type reason", "Requests that were asked to come back later."),
         _row("ota.events.duplicates", _C, "{event}", "type", "Projected events that stated nothing new."),
         _row("ota.events.lag", _G, "s", "topic", "Now minus the time of the last processed event."),
         _row("ota.dlq.messages", _C, "{message}", "topic reason", "Records that went to the dead letters."),
@@ -223,6 +224,7 @@ class Instruments:
         self.failures = self._counter("ota.device.failures")
         self.events_ingested = self._counter("ota.events.ingested")
         self.events_rejected = self._counter("ota.events.rejected")
+        self.gateway_put_off = self._counter("ota.gateway.put_off")
         self.events_duplicates = self._counter("ota.events.duplicates")
         self.events_lag = self._board("ota.events.lag")
         self.dead_letters = self._counter("ota.dlq.messages")

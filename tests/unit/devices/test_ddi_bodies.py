@@ -96,22 +96,24 @@ def test_over_https_both_download_links_are_there(offers: MemoryOffers):
 
 
 @pytest.mark.parametrize(
-    ("interval", "chance", "text"),
+    ("interval", "jitter", "chance", "text"),
     [
-        (300, 0.5, "00:05:00"),
-        (300, 0.0, "00:04:30"),
-        (300, 1.0, "00:05:30"),
-        (1, 0.0, "00:00:01"),
-        (86_399, 1.0, "23:59:59"),
-        (7_325, 0.5, "02:02:05"),
+        (300, 0.1, 0.5, "00:05:00"),
+        (300, 0.1, 0.0, "00:04:30"),
+        (300, 0.1, 1.0, "00:05:30"),
+        (300, 0.5, 0.0, "00:02:30"),
+        (300, 0.5, 1.0, "00:07:30"),
+        (1, 0.9, 0.0, "00:00:01"),
+        (86_399, 0.1, 1.0, "23:59:59"),
+        (7_325, 0.1, 0.5, "02:02:05"),
     ],
 )
-def test_the_pause_varies_by_a_tenth(interval: int, chance: float, text: str):
-    assert ddi_bodies.sleep(interval, chance) == text
+def test_the_pause_varies_around_the_interval(interval: int, jitter: float, chance: float, text: str):
+    assert ddi_bodies.sleep(interval, jitter, chance) == text
 
 
-@given(st.integers(1, 86_399), st.floats(0, 1))
-def test_the_pause_has_eight_characters_and_is_never_zero(interval: int, chance: float):
-    text = ddi_bodies.sleep(interval, chance)
+@given(st.integers(1, 86_399), st.floats(0, 0.9), st.floats(0, 1))
+def test_the_pause_has_eight_characters_and_is_never_zero(interval: int, jitter: float, chance: float):
+    text = ddi_bodies.sleep(interval, jitter, chance)
     assert re.fullmatch(r"[0-2]\d:[0-5]\d:[0-5]\d", text)
     assert text != "00:00:00"

@@ -1,0 +1,202 @@
+"""Whom the gateway turns away, and in which order: polls first, reports of an update last.
+
+A poll that is refused is made later and nothing is lost. A report that is refused may never come again (Zephyr's client makes none
+twice), and an update whose report is missing counts as harm. So at every limit a poll is refused while a report still passes:
+
+- of an address, of a device: polls leave a part of the bucket to reports;
+- of the process: the more is waiting, the fewer kinds of request are let in (``SHARES``).
+
+Cheap checks come first. The address and the process are asked before the database is asked who this is; the device after. Downloads
+take no tokens, because a client that streams makes hundreds of range requests a second; they have a number of their own instead.
+
+Every refusal is 429 with Retry-After. Of the clients we know SWUpdate and rauc-hawkbit-updater repeat the request, Zephyr's waits for
+its next poll, and none reads Retry-After; what spreads these is the poll interval, which is drawn more widely after a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from math import ceil
+from typing import Final
+
+from api.devices.errors import OverloadedError
+from api.limits import Appointments, Lag, Sites, TokenBuckets, TooManyRequestsError
+from orchestrator.config import Settings
+from orchestrator.errors import OtaError
+
+TICK: Final = 0.05
+"""Seconds between two beats of the heart that tells how far the event loop is behind: three late ones are noticed in time, and
+twenty a second cost nothing."""
+
+LOADED: Final = 10.0
+"""Seconds that poll intervals stay widely drawn after the last appointment: those who come with the wave are spread too."""
+
+RESERVE: Final = 0.25
+"""Part of a bucket that polls leave to everything else."""
+
+
+class Kind(Enum):
+    """What a device wants, in the order in which it is turned away; downloads apart."""
+
+    POLL = "poll"
+    ATTRIBUTES = "configData"
+    WORK = "work"
+    """What comes between a poll and a report: deploymentBase, cancelAction."""
+    REPORT = "feedback"
+    DOWNLOAD = "download"
+
+
+SHARES: Final = {Kind.POLL: 0.25, Kind.ATTRIBUTES: 0.5, Kind.WORK: 0.75, Kind.REPORT: 1.0}
+"""Part of the overload bounds from which a kind is turned away."""
+
+
+class AddressLimitError(TooManyRequestsError):
+    """Too many requests come from this address."""
+
+    code = "limit.address"
+
+
+class DeviceLimitError(TooManyRequestsError):
+    """The device asks more often than it may."""
+
+    code = "limit.device"
+
+
+class DownloadLimitError(TooManyRequestsError):
+    """As many downloads are under way as this gateway serves at once."""
+
+    code = "gateway.downloads"
+
+
+def kind_of(path: Sequence[str]) -> Kind:
+    """The kind of a request by what follows the device's base."""
+    match path:
+        case []:
+            return Kind.POLL
+        case ["configData"]:
+            return Kind.ATTRIBUTES
+        case [_, _, "feedback"]:
+            return Kind.REPORT
+        case ["softwaremodules", *_]:
+            return Kind.DOWNLOAD
+        case _:
+            return Kind.WORK
+
+
+class DeviceLimits:
+    """The limits of one gateway process.
+
+    Args:
+        settings: the bounds.
+        clock: monotonic seconds.
+        chance: uniform in 0 to 1.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float], chance: Callable[[], float]) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._chance = chance
+        self._sites = Sites(settings.limit_exempt, settings.limit_keys)
+        self._addresses = TokenBuckets(settings.address_rate, settings.address_burst, settings.limit_keys)
+        self._devices = TokenBuckets(settings.device_rate, settings.device_burst, settings.limit_keys)
+        self._appointments = Appointments(settings.shed_return_rate, settings.retry_after_min, settings.retry_after_max)
+        self._most_lag = settings.overload_lag_ms / 1_000
+        self._lag = Lag(TICK)
+        self._beating: asyncio.TimerHandle | None = None
+        self._in_hand = 0
+        self._downloads = 0
+
+    # ---- the heart
+
+    def start(self) -> None:
+        """Begin to measure how far the running event loop is behind."""
+        self._lag.beat(self._clock())
+        self._beating = asyncio.get_running_loop().call_later(TICK, self.start)
+
+    def stop(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+
+    # ---- the checks
+
+    @contextmanager
+    def admitted(self, host: str, kind: Kind) -> Iterator[None]:
+        """A request in hand. Before anybody knows whose it is.
+
+        Raises:
+            AddressLimitError, OverloadedError, DownloadLimitError: it is not let in.
+        """
+        now = self._clock()
+        self._address(host, kind, now)
+        if kind is Kind.DOWNLOAD:
+            if self._downloads >= self._settings.max_downloads:
+                raise self._later(DownloadLimitError, now)
+            self._downloads += 1
+            try:
+                yield
+            finally:
+                self._downloads -= 1
+            return
+        if self.pressure >= SHARES[kind]:
+            raise self._later(OverloadedError, now)
+        self._in_hand += 1
+        try:
+            yield
+        finally:
+            self._in_hand -= 1
+
+    def identified(self, device_no: int, kind: Kind) -> None:
+        """Let an authenticated device pass. Raises DeviceLimitError."""
+        if kind is Kind.DOWNLOAD:
+            return
+        wait = self._devices.take(device_no, self._clock(), keep=_keep(kind, self._settings.device_burst))
+        if wait:
+            raise DeviceLimitError(retry_after=self._after(wait))
+
+    def rejected(self, host: str, kind: Kind) -> None:
+        """Note that somebody came without a valid token: a download, which was free so far, is paid for."""
+        site = self._sites.key(host)
+        if kind is Kind.DOWNLOAD and site is not None:
+            self._addresses.take(site, self._clock())
+
+    def _address(self, host: str, kind: Kind, now: float) -> None:
+        site = self._sites.key(host)
+        if site is None:
+            return
+        ask = self._addresses.wait if kind is Kind.DOWNLOAD else self._addresses.take
+        wait = ask(site, now, keep=_keep(kind, self._settings.address_burst))
+        if wait:
+            raise AddressLimitError(retry_after=self._after(wait))
+
+    # ---- what the others are told
+
+    @property
+    def pressure(self) -> float:
+        """How near the process is to its bounds: 1 is all it can do."""
+        return max(self._lag.seconds / self._most_lag, self._in_hand / self._settings.overload_requests)
+
+    def put_off(self) -> int:
+        """Seconds until somebody who cannot be served now should come back."""
+        return self._appointments.make(self._clock(), self._chance())
+
+    def jitter(self) -> float:
+        """Share of the poll interval by which it is to vary.
+
+        A fleet that came back at once would come at once again after the interval. Drawn from half to one and a half of it, the
+        very next round is spread like a fleet that never met; the mean stays.
+        """
+        loaded = self._appointments.busy(self._clock(), LOADED)
+        return self._settings.poll_jitter_loaded if loaded else self._settings.poll_jitter
+
+    def _later(self, error: type[OtaError], now: float) -> OtaError:
+        return error(retry_after=self._appointments.make(now, self._chance()))
+
+    def _after(self, wait: float) -> int:
+        return min(self._settings.retry_after_max, ceil(wait + self._settings.retry_after_min * self._chance()))
+
+
+def _keep(kind: Kind, burst: int) -> float:
+    return burst * RESERVE if kind is Kind.POLL else 0.0

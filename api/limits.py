@@ -1,0 +1,193 @@
+"""Rates, queues and appointments: the arithmetic of turning requests away. Pure; time in seconds and chance are arguments.
+
+Everything is O(1) per request and of bounded memory, because it runs for requests that are about to be refused. A bucket that was
+forgotten for lack of room starts full: the bound on memory is kept at the cost of the limit, never the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+from orchestrator.errors import InvalidInputError
+
+IPV6_SITE_BITS: Final = 64
+"""Bits of an IPv6 address that name a site: whoever has one address has 2^64 of them."""
+
+STANDING_BEATS: Final = 3
+"""Late beats in a row that make a queue: one may be a garbage collection, or another process's turn on the processor."""
+
+
+EPSILON: Final = 1e-6
+"""Seconds that rounding may cost a client."""
+
+
+class TooManyRequestsError(InvalidInputError):
+    """Too many requests."""
+
+    code = "limit.exceeded"
+    status = 429
+    remedy = "Come back after the seconds in Retry-After."
+
+
+class ExemptListError(InvalidInputError):
+    """The list of exempt addresses is not one."""
+
+    code = "settings.limit_exempt"
+    remedy = "Write addresses or networks, with commas between them: 127.0.0.1,10.0.0.0/8."
+
+
+class TokenBuckets:
+    """A token bucket per key, kept as the one time at which it will be full again (the generic cell rate algorithm, ITU-T I.371).
+
+    Args:
+        per_second: tokens that come back per second.
+        burst: tokens of a full bucket.
+        keys: buckets remembered; the one not asked for longest is forgotten first.
+    """
+
+    __slots__ = ("_burst", "_full_at", "_interval", "_keys")
+
+    def __init__(self, per_second: float, burst: int, keys: int) -> None:
+        self._interval = 1 / per_second
+        self._burst = burst
+        self._keys = keys
+        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, key: Hashable, now: float, *, keep: float = 0.0) -> float:
+        """Take a token if more than ``keep`` are there; 0 if it was taken, else the seconds until it could be.
+
+        A refusal takes nothing, so that a client that insists is not held off for ever.
+        """
+        debt = self._debt(key, now)
+        wait = debt - (self._burst - keep) * self._interval
+        if wait > EPSILON:
+            return wait
+        self._full_at[key] = now + debt
+        while len(self._full_at) > self._keys:
+            self._full_at.popitem(last=False)
+        return 0.0
+
+    def wait(self, key: Hashable, now: float, *, keep: float = 0.0) -> float:
+        """What ``take`` would return, with nothing taken."""
+        wait = self._debt(key, now) - (self._burst - keep) * self._interval
+        return wait if wait > EPSILON else 0.0
+
+    def _debt(self, key: Hashable, now: float) -> float:
+        """Seconds until the bucket would be full again if a token were taken."""
+        full_at = self._full_at.get(key)
+        if full_at is None:
+            return self._interval
+        self._full_at.move_to_end(key)
+        return max(0.0, full_at - now) + self._interval
+
+
+class Lag:
+    """How far an event loop is behind: the least lateness of the last beats of a heart that should beat every ``tick`` seconds.
+
+    The least, as CoDel has it (RFC 8289): a queue that goes away by itself is a burst, one that stands is overload.
+    """
+
+    __slots__ = ("_due", "_late", "_tick")
+
+    def __init__(self, tick: float) -> None:
+        self._tick = tick
+        self._due = math.inf
+        self._late: deque[float] = deque([0.0] * STANDING_BEATS, maxlen=STANDING_BEATS)
+
+    def beat(self, now: float) -> None:
+        """The heart has beaten."""
+        self._late.append(max(0.0, now - self._due))
+        self._due = now + self._tick
+
+    @property
+    def seconds(self) -> float:
+        return min(self._late)
+
+
+class Appointments:
+    """When those who are turned away should come back: one after the other at a rate that can be served, like a queue outside.
+
+    Args:
+        per_second: how many may come back per second.
+        soonest, latest: bounds of what anybody is told, whole seconds.
+    """
+
+    __slots__ = ("_free_at", "_interval", "latest", "soonest")
+
+    def __init__(self, per_second: float, soonest: int, latest: int) -> None:
+        self._interval = 1 / per_second
+        self._free_at = -math.inf
+        self.soonest = soonest
+        self.latest = latest
+
+    def make(self, now: float, chance: float) -> int:
+        """Seconds until the next free appointment; the queue grows by one. ``chance``: uniform in 0 to 1.
+
+        Up to a fifth is added, so that clients that were turned away together do not come back together. When the queue is as long
+        as ``latest``, it grows no more and everybody is told something of the later half.
+        """
+        ahead = max(0.0, self._free_at - now)
+        if self.soonest + ahead >= self.latest:
+            return math.ceil(self.latest * (1 + chance) / 2)
+        self._free_at = now + ahead + self._interval
+        return min(self.latest, math.ceil((self.soonest + ahead) * (1 + 0.2 * chance)))
+
+    def busy(self, now: float, memory: float) -> bool:
+        """Whether anybody is expected back, or was up to ``memory`` seconds ago."""
+        return now < self._free_at + memory
+
+
+class Sites:
+    """Keys of addresses: IPv4 as it is, IPv6 by site; None for those without a limit. Unix sockets have none: their peers are local.
+
+    Args:
+        exempt: addresses and networks without a limit, with commas between them.
+
+    Raises:
+        ExemptListError: ``exempt`` is no such list.
+    """
+
+    __slots__ = ("_exempt", "_keys", "_known")
+
+    def __init__(self, exempt: str, keys: int) -> None:
+        try:
+            self._exempt = [ip_network(part.strip()) for part in exempt.split(",") if part.strip()]
+        except ValueError as error:
+            raise ExemptListError(str(error)) from error
+        self._keys = keys
+        self._known: OrderedDict[str, int | str | None] = OrderedDict()
+
+    def key(self, host: str) -> int | str | None:
+        """``host`` is what the server says of the peer."""
+        try:
+            return self._known[host]
+        except KeyError:
+            found = self._known[host] = self._find(host)
+            if len(self._known) > self._keys:
+                self._known.popitem(last=False)
+            return found
+
+    def _find(self, host: str) -> int | str | None:
+        try:
+            address: IPv4Address | IPv6Address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return None
+        if isinstance(address, IPv6Address):
+            # A dual-stack listener shows IPv4 clients in this form; by site they would all be one.
+            address = address.ipv4_mapped or address
+        if any(_holds(network, address) for network in self._exempt):
+            return None
+        if isinstance(address, IPv4Address):
+            return int(address)
+        return f"{int(address) >> (128 - IPV6_SITE_BITS):x}"
+
+
+def _holds(network: IPv4Network | IPv6Network, address: IPv4Address | IPv6Address) -> bool:
+    return network.version == address.version and address in network
