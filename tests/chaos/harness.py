@@ -106,6 +106,10 @@ class ChaosSystem(System):
     def process(self, role: str) -> ProcessRef | None:
         return self._role(role).process
 
+    def server(self, name: str) -> int:
+        """Process id of a server of the stack."""
+        return self._stack.pids()[name]
+
     def kill_server(self, name: str, away: float) -> None:
         """SIGKILL a server of the stack and start it again after ``away`` seconds."""
         self._stack.kill(name)
@@ -129,10 +133,18 @@ class Harness:
         devices: how many are simulated.
         failpoints: as ``OTA_FAILPOINTS``.
         defect: one of ``planted.DEFECTS``.
+        settings: further ``OTA_…`` variables of all roles.
     """
 
     def __init__(
-        self, folder: Path, seed: int, *, devices: int, failpoints: str = "", defect: str | None = None
+        self,
+        folder: Path,
+        seed: int,
+        *,
+        devices: int,
+        failpoints: str = "",
+        defect: str | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         if defect is not None and defect not in DEFECTS:
             raise ValueError(f"{defect} is none of {', '.join(DEFECTS)}")
@@ -144,6 +156,7 @@ class Harness:
         self._devices = devices
         self._fail_log = folder / "failpoints.log"
         settings = {
+            **(settings or {}),
             "OTA_POLL_INTERVAL": "2",
             "OTA_FAILPOINTS": failpoints,
             "OTA_FAILPOINT_LOG": str(self._fail_log),
@@ -163,6 +176,7 @@ class Harness:
                 asyncio.to_thread(self.system.start),
             )
             async with Desk(self.system, lambda _: None) as self.desk:
+                self._world = world
                 self.releases = await self.desk.prepare(world)
                 await asyncio.to_thread(self.system.start_fleet, world)
                 await self.until(
@@ -176,6 +190,11 @@ class Harness:
             await asyncio.to_thread(self.system.stop)
 
     # ---- looking
+
+    def tokens(self) -> list[tuple[str, str]]:
+        """Id and token of each device."""
+        fleet = msgspec.json.decode(self._world.fleet_file.read_bytes())
+        return [(device["device_id"], device["token"]) for device in fleet["devices"]]
 
     @property
     def settings(self) -> Settings:
