@@ -16,6 +16,7 @@ the plan).
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,6 +37,7 @@ _RESOLUTION_BITS: Final = 48
 _ESCAPES: Final = str.maketrans(
     {**{chr(code): f"%{code:02X}" for code in range(32)}, "%": "%25", ",": "%2C", "=": "%3D"}
 )
+_ESCAPED: Final = re.compile(r"%([0-9A-F]{2})")
 
 
 class Member(NamedTuple):
@@ -79,15 +81,28 @@ def stratum_key(stratify_by: Sequence[str], hardware_model: str, attributes: Map
     Values are escaped like in URLs where they would be ambiguous, so two different devices never share a key by
     accident.
     """
+    return stratum_of(
+        stratify_by,
+        [
+            hardware_model if dimension == "hardware_model" else attributes.get(dimension.removeprefix("attribute."))
+            for dimension in stratify_by
+        ],
+    )
+
+
+def stratum_of(stratify_by: Sequence[str], values: Sequence[str | None]) -> str:
+    """The stratum's key from a value per dimension; None where devices do not have the attribute."""
     if not stratify_by:
         return ALL
-    parts: list[str] = []
-    for dimension in stratify_by:
-        value = (
-            hardware_model if dimension == "hardware_model" else attributes.get(dimension.removeprefix("attribute."))
-        )
-        parts.append(f"{dimension}={_escape(value)}")
-    return ",".join(parts)
+    pairs = zip(stratify_by, values, strict=True)
+    return ",".join(f"{dimension}={_escape(value)}" for dimension, value in pairs)
+
+
+def stratum_values(stratify_by: Sequence[str], key: str) -> tuple[str | None, ...]:
+    """The values that :func:`stratum_of` made a key of."""
+    parts = key.split(",") if stratify_by else []
+    pairs = zip(stratify_by, parts, strict=True)
+    return tuple(_unescape(part.removeprefix(f"{dimension}=")) for dimension, part in pairs)
 
 
 def quotas(total: int, sizes: Mapping[str, int], *, cover: bool = True) -> dict[str, int]:
@@ -192,3 +207,7 @@ def _escape(value: str | None) -> str:
     if value is None:
         return MISSING
     return "%2D" if value == MISSING else value.translate(_ESCAPES)
+
+
+def _unescape(text: str) -> str | None:
+    return None if text == MISSING else _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)

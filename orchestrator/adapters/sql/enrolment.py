@@ -2,81 +2,196 @@
 
 The members are the devices that were registered when the dossier was submitted, so approvers and halt tables are about the same
 devices; if their strata no longer fit the dossier, the campaign halts and says so.
+
+The database selects, orders and queues, because a million devices would take seconds and hundreds of megabytes here. What it does is
+defined by the domain (``selection.select``, ``cohort.assign_phases``, ``cohort.interleave``) and compared with it by a test; shares
+are computed by the domain itself. The replay of the ledger queues by the domain alone, so every rebuild compares the two as well.
+
+Control is taken only when everything but the ledger's rows is written: a halt does not wait for the selection, it undoes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql import campaigns, ledger
 from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.fleet import SELECTED, attribute_names, dimension_columns
 from orchestrator.adapters.sql.locks import own_control
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
-from orchestrator.app.ports import Member, Meta, Standing
+from orchestrator.app.ports import Meta, Standing
 from orchestrator.domain import campaign as c
 from orchestrator.domain import cohort, selection
 from schemas.campaign_events import CampaignHalted
 from schemas.ledger import Entry, Kind
 
-HOLDBACK = -1
+HOLDBACK: Final = -1
 """Phase of an enrol row that holds devices back."""
 
-LEDGER_ROW = 5_000
+LEDGER_ROW: Final = 5_000
 """Most devices of a ledger row: larger arrays are read and hashed whole."""
 
-PAGE = 10_000
-"""Devices read at a time while the cohort is selected."""
+LEDGER_PAGE: Final = 20
+"""Ledger rows in memory at a time: a hundred thousand device numbers are a few megabytes."""
+
+STATEMENT_S: Final = 540.0
+"""Longest statement, seconds: a million devices take two. Less than the ten minutes of the step that enrols."""
+
+NAMED: Final = 3
+"""How many strata a refusal names."""
+
+_ENROLLING: Final = """CREATE TEMPORARY TABLE enrolling
+(device_no int NOT NULL, stratum smallint, place int NOT NULL, unknown text[]) ON COMMIT DROP"""
+
+# ``place`` counts from 0 in the order of ``cohort.unit_hash``, then of the device id's code points, within the stratum. A device of a
+# stratum that the dossier does not have keeps its values instead.
+_SELECT: Final = """INSERT INTO enrolling
+SELECT device_no, stratum,
+    row_number() OVER (PARTITION BY stratum ORDER BY
+        substr(sha256($4::bytea || convert_to(device_id, 'UTF8')), 1, 8), device_id COLLATE "C") - 1,
+    CASE WHEN stratum IS NULL THEN ARRAY[{found}]::text[] END
+FROM device LEFT JOIN
+    (SELECT stratum, ARRAY[{known}]::text[] AS found FROM unnest($5::smallint[]{arrays}) AS u(stratum{names})) AS known
+    ON known.found = ARRAY[{found}]::text[]
+WHERE {selected} AND registered_at <= $6"""
+
+_RANGES: Final = "unnest($1::smallint[], $2::smallint[], $3::int[], $4::int[]) AS r(phase, stratum, first, past)"
+
+# The same floating-point division as in ``cohort.interleave``, so the same order.
+_QUEUE: Final = f"""INSERT INTO offer_queue (campaign_no, phase, rank, device_no, stratum, attempt, not_before)
+SELECT $5, phase, row_number() OVER (PARTITION BY phase ORDER BY (place - first + 0.5::float8) / (past - first), stratum) - 1,
+    device_no, stratum, 1, 0
+FROM enrolling JOIN {_RANGES} USING (stratum) WHERE phase >= 0 AND place >= first AND place < past"""
+
+_FROZEN: Final = f"""SELECT phase, stratum, array_agg(device_no ORDER BY place) AS device_nos
+FROM enrolling JOIN {_RANGES} USING (stratum) WHERE place >= first AND place < past
+GROUP BY phase, stratum, (place - first) / $5 ORDER BY phase, stratum, (place - first) / $5"""
+
+
+class _OvertakenError(Exception):
+    """The campaign changed while its cohort was selected: nothing of the selection may stay."""
+
+
+class _Range(NamedTuple):
+    """Places of a stratum that belong to a phase."""
+
+    phase: int
+    stratum: int
+    first: int
+    past: int
 
 
 async def enrol(engine: AsyncEngine, cache: RulesCache, campaign_id: str, now: int) -> c.Campaign:
     """Enrol once; a campaign that is enrolled already, or not running, is returned as it is."""
-    async with transaction(engine) as conn:
-        campaign = await campaigns.load(conn, campaign_id)
-        if campaign.enrolled or campaign.state is not c.CampaignState.RUNNING:
-            return campaign
-        rules = (await cache.get(conn, [campaign.campaign_no]))[campaign.campaign_no]
-        members = await _members(conn, rules)
-        enrolled = cohort.assign_phases(members, rules.dossier.plan)
-        await own_control(conn, campaign.campaign_no)
-        if (await campaigns.load(conn, campaign_id)).version != campaign.version:
-            return await campaigns.load(conn, campaign_id)  # somebody else was faster; they enrolled the same devices
-        grown = [key for key, size in enrolled.strata.items() if size > rules.dossier.strata.get(key, 0)]
-        if grown:
-            return await _refuse(conn, campaign, grown)
-        return await _freeze(conn, rules, enrolled, now)
+    try:
+        async with transaction(engine) as conn:
+            return await _enrol(conn, cache, campaign_id, now)
+    except _OvertakenError:
+        async with transaction(engine) as conn:
+            return await campaigns.load(conn, campaign_id)
 
 
-async def _members(conn: asyncpg.Connection, rules: CampaignRules) -> list[cohort.Member]:
+async def _enrol(conn: asyncpg.Connection, cache: RulesCache, campaign_id: str, now: int) -> c.Campaign:
+    campaign = await campaigns.load(conn, campaign_id)
+    if not _due(campaign):
+        return campaign
+    await _own_pacing(conn, campaign.campaign_no)
+    campaign = await campaigns.load(conn, campaign_id)  # somebody else may have enrolled while this one waited
+    if not _due(campaign):
+        return campaign
+    rules = (await cache.get(conn, [campaign.campaign_no]))[campaign.campaign_no]
+    await _select(conn, rules)
+    sizes = await _sizes(conn, rules)
+    grown = [key for key, size in sizes.items() if size > rules.dossier.strata[key]]
+    grown += await _unknown(conn, rules)
+    if grown:
+        await _own_control(conn, campaign)
+        return await _refuse(conn, campaign, grown)
+    return await _freeze(conn, rules, campaign, cohort.allot(sizes, rules.dossier.plan), now)
+
+
+def _due(campaign: c.Campaign) -> bool:
+    return campaign.state is c.CampaignState.RUNNING and not campaign.enrolled
+
+
+async def _own_pacing(conn: asyncpg.Connection, campaign_no: int) -> None:
+    """Hold the campaign's pacing row, made here: of two enrolments the second waits and then finds what the first did."""
+    await conn.execute(
+        "INSERT INTO pacing (campaign_no, granted, slices, phase, credit, bucket_at) VALUES ($1, 0, 0, -1, 0, 0)"
+        " ON CONFLICT DO NOTHING",
+        campaign_no,
+    )
+    await conn.execute("SELECT 1 FROM pacing WHERE campaign_no = $1 FOR UPDATE", campaign_no)
+
+
+async def _own_control(conn: asyncpg.Connection, campaign: c.Campaign) -> None:
+    """Keep the campaign as it is from here on. Raises _OvertakenError if it is not that any more."""
+    await own_control(conn, campaign.campaign_no)
+    if (await campaigns.load(conn, campaign.campaign_id)).version != campaign.version:
+        raise _OvertakenError
+
+
+# --------------------------------------------------------------------------- the cohort
+
+
+async def _select(conn: asyncpg.Connection, rules: CampaignRules) -> None:
+    """Fill ``enrolling`` with the cohort, each device at its place in its stratum."""
     plan = rules.dossier.plan
     release: Any = await conn.fetchval("SELECT artifacts FROM release WHERE release_id = $1", rules.release_id)
     submitted_at = await conn.fetchval(
         "SELECT max(recorded_at) FROM event_log WHERE stream = $1 AND type = 'CampaignSubmitted'",
         campaigns.stream_of(rules.campaign_id),
     )
-    wanted = selection.models(plan, release)
-    found: list[cohort.Member] = []
-    after = -1
-    while True:
-        page = await conn.fetch(
-            "SELECT device_no, device_id, hardware_model, attributes FROM device WHERE device_no > $1"
-            " AND hardware_model = ANY($2::text[]) AND registered_at <= $3 ORDER BY device_no LIMIT $4",
-            after,
-            wanted,
-            submitted_at,
-            PAGE,
-        )
-        if not page:
-            return found
-        after = page[-1]["device_no"]
-        found.extend(selection.select(plan, (Member(row[0], row[1], row[2], row[3]) for row in page)))
+    dimensions = plan.cohort.stratify_by
+    attributes = attribute_names(dimensions)
+    values = [cohort.stratum_values(dimensions, key) for key in rules.strata]
+    known = [f"v{index}" for index in range(len(dimensions))]
+    query = _SELECT.format(
+        found=", ".join(dimension_columns(dimensions, 7)),
+        known=", ".join(known),
+        arrays="".join(f", ${index}::text[]" for index in range(7 + len(attributes), 7 + len(attributes) + len(known))),
+        names="".join(f", {name}" for name in known),
+        selected=SELECTED,
+    )
+    await conn.execute(_ENROLLING)
+    await conn.execute(
+        query,
+        selection.models(plan, release),
+        list(plan.cohort.exclude),
+        list(plan.cohort.include),
+        f"{plan.salt}\0".encode(),
+        list(range(len(values))),
+        submitted_at,
+        *attributes,
+        *([each[index] for each in values] for index in range(len(dimensions))),
+        timeout=STATEMENT_S,
+    )
+
+
+async def _sizes(conn: asyncpg.Connection, rules: CampaignRules) -> dict[str, int]:
+    """Devices by stratum, of strata that the dossier has; those without a device are left out."""
+    rows = await conn.fetch(
+        "SELECT stratum, count(*) AS n FROM enrolling WHERE stratum IS NOT NULL GROUP BY 1 ORDER BY 1",
+        timeout=STATEMENT_S,
+    )
+    return {rules.strata[row["stratum"]]: row["n"] for row in rows}
+
+
+async def _unknown(conn: asyncpg.Connection, rules: CampaignRules) -> list[str]:
+    """Some strata that the dossier does not have."""
+    dimensions = rules.dossier.plan.cohort.stratify_by
+    rows = await conn.fetch(
+        "SELECT DISTINCT unknown FROM enrolling WHERE stratum IS NULL ORDER BY 1 LIMIT $1", NAMED, timeout=STATEMENT_S
+    )
+    return [cohort.stratum_of(dimensions, row["unknown"]) for row in rows]
 
 
 async def _refuse(conn: asyncpg.Connection, campaign: c.Campaign, grown: Sequence[str]) -> c.Campaign:
-    reason = f"The fleet no longer fits the approved dossier: more devices in {', '.join(sorted(grown)[:3])}."
+    reason = f"The fleet no longer fits the approved dossier: more devices in {', '.join(sorted(grown)[:NAMED])}."
 
     def build(campaign: c.Campaign, standing: Standing) -> c.Command:
         return c.Halt(
@@ -99,19 +214,63 @@ async def _refuse(conn: asyncpg.Connection, campaign: c.Campaign, grown: Sequenc
     return done.campaign
 
 
-def entries(rules: CampaignRules, phase: int, strata: Mapping[str, Sequence[int]], now: int) -> Iterator[Entry]:
-    """Ledger rows that enrol these devices, in the order of the hash within each stratum."""
-    for key in sorted(strata):
-        devices = strata[key]
-        for at in range(0, len(devices), LEDGER_ROW):
-            yield Entry(
-                campaign_no=rules.campaign_no,
-                kind=Kind.ENROL,
-                device_nos=list(devices[at : at + LEDGER_ROW]),
-                at=now,
-                phase=phase,
-                stratum=rules.strata.index(key),
-            )
+# --------------------------------------------------------------------------- freezing it
+
+
+def _ranges(rules: CampaignRules, allotment: cohort.Allotment) -> Iterator[_Range]:
+    """Phases take from the front of each stratum's order, the holdback from its far end."""
+    for stratum, key in enumerate(rules.strata):
+        size, first = allotment.strata.get(key, 0), 0
+        if not size:
+            continue
+        for phase, added in enumerate(allotment.phases):
+            yield _Range(phase, stratum, first, first + added[key])
+            first += added[key]
+        yield _Range(HOLDBACK, stratum, size - allotment.holdback[key], size)
+
+
+async def _freeze(
+    conn: asyncpg.Connection, rules: CampaignRules, campaign: c.Campaign, allotment: cohort.Allotment, now: int
+) -> c.Campaign:
+    no = rules.campaign_no
+    ranges = [range_ for range_ in _ranges(rules, allotment) if range_.first < range_.past]
+    columns = [[range_[column] for range_ in ranges] for column in range(len(_Range._fields))]
+    await conn.copy_records_to_table("stratum", records=[(no, i, key) for i, key in enumerate(rules.strata)])
+    await conn.execute(_QUEUE, *columns, no, timeout=STATEMENT_S)
+    frozen = await conn.cursor(_FROZEN, *columns, LEDGER_ROW)
+    page = await frozen.fetch(LEDGER_PAGE, timeout=STATEMENT_S)  # sorts now, and not under the locks that follow
+    await _own_control(conn, campaign)
+    position, _ = await ledger.head(conn)
+    while page:
+        position = await ledger.append(conn, [_entry(no, row, now) for row in page])
+        page = await frozen.fetch(LEDGER_PAGE, timeout=STATEMENT_S)
+    sizes = [sum(added.values()) for added in allotment.phases]
+    held = sum(allotment.holdback.values())
+
+    def build(_: c.Campaign, __: Standing) -> c.Command:
+        return c.Enrol(
+            members=sum(sizes) + held,
+            holdback=held,
+            strata=allotment.strata,
+            phases=sizes,
+            ledger_position=position,
+        )
+
+    done = await campaigns.execute(
+        conn, rules.campaign_id, build, command_id=f"enrol/{rules.campaign_id}", meta=Meta(actor="orchestrator")
+    )
+    return done.campaign
+
+
+def _entry(campaign_no: int, row: asyncpg.Record, now: int) -> Entry:
+    return Entry(
+        campaign_no=campaign_no,
+        kind=Kind.ENROL,
+        device_nos=row["device_nos"],
+        at=now,
+        phase=row["phase"],
+        stratum=row["stratum"],
+    )
 
 
 def queue_rows(
@@ -121,33 +280,3 @@ def queue_rows(
     stratum = {device: rules.strata.index(key) for key, devices in strata.items() for device in devices}
     for rank, device in enumerate(cohort.interleave(strata)):
         yield rules.campaign_no, phase, rank, device, stratum[device], 1, 0
-
-
-async def _freeze(conn: asyncpg.Connection, rules: CampaignRules, enrolled: cohort.Enrolment, now: int) -> c.Campaign:
-    no = rules.campaign_no
-    await conn.execute(
-        "INSERT INTO pacing (campaign_no, granted, slices, phase, credit, bucket_at) VALUES ($1, 0, 0, -1, 0, 0)", no
-    )
-    await conn.copy_records_to_table("stratum", records=[(no, i, key) for i, key in enumerate(rules.strata)])
-    for phase, strata in enumerate(enrolled.phases):
-        await conn.copy_records_to_table("offer_queue", records=list(queue_rows(rules, phase, strata)))
-    rows = list(entries(rules, HOLDBACK, enrolled.holdback, now))
-    for phase, strata in enumerate(enrolled.phases):
-        rows.extend(entries(rules, phase, strata, now))
-    position = await ledger.append(conn, rows)
-    sizes = [sum(map(len, strata.values())) for strata in enrolled.phases]
-    held = sum(map(len, enrolled.holdback.values()))
-
-    def build(_: c.Campaign, __: Standing) -> c.Command:
-        return c.Enrol(
-            members=sum(sizes) + held,
-            holdback=held,
-            strata=enrolled.strata,
-            phases=sizes,
-            ledger_position=position,
-        )
-
-    done = await campaigns.execute(
-        conn, rules.campaign_id, build, command_id=f"enrol/{rules.campaign_id}", meta=Meta(actor="orchestrator")
-    )
-    return done.campaign

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
+from itertools import count
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.app.ports import Member
-from orchestrator.domain.cohort import stratum_key
+from orchestrator.domain.cohort import stratum_of
 from orchestrator.domain.plan import Plan
 
 PAGE: Final = 10_000
 """Devices read at a time: a few milliseconds of decoding between two turns of the event loop."""
+
+SELECTED: Final = """hardware_model = ANY($1::text[]) AND NOT device_id = ANY($2::text[])
+AND ($3::text[] = '{}' OR device_id = ANY($3::text[]))"""
+"""Which rows of ``device`` a cohort takes in: hardware models, excluded and included device ids; ``selection.select`` in SQL."""
 
 _ATTRIBUTE: Final = "attribute."
 
@@ -45,20 +50,29 @@ class SqlFleet:
             yield [Member(row[0], row[1], row[2], row[3]) for row in rows]
 
     async def strata_sizes(self, plan: Plan, hardware_models: Collection[str]) -> dict[str, int]:
-        names = [d.removeprefix(_ATTRIBUTE) for d in plan.cohort.stratify_by if d.startswith(_ATTRIBUTE)]
-        values = ", ".join(f"attributes ->> ${index}" for index in range(4, 4 + len(names)))
-        keys = ", ".join(str(index) for index in range(1, 2 + len(names)))
+        dimensions, attributes = plan.cohort.stratify_by, attribute_names(plan.cohort.stratify_by)
+        columns = ["hardware_model", *dimension_columns(dimensions, 4)]
         query = (
-            f"SELECT hardware_model, {values + ', ' if values else ''}count(*)::bigint FROM device"
-            " WHERE hardware_model = ANY($1::text[]) AND NOT device_id = ANY($2::text[])"
-            " AND ($3::text[] = '{}' OR device_id = ANY($3::text[]))"
-            f" GROUP BY {keys}"
+            f"SELECT {', '.join(columns)}, count(*)::bigint FROM device WHERE {SELECTED}"
+            f" GROUP BY {', '.join(str(number) for number, _ in enumerate(columns, 1))}"
         )
         include, exclude = list(plan.cohort.include), list(plan.cohort.exclude)
         async with driver(self._engine) as conn:
-            rows: list[Any] = await conn.fetch(query, sorted(hardware_models), exclude, include, *names)
+            rows: list[Any] = await conn.fetch(query, sorted(hardware_models), exclude, include, *attributes)
         sizes: defaultdict[str, int] = defaultdict(int)
-        for model, *found, count in rows:
-            attributes = {name: value for name, value in zip(names, found, strict=True) if value is not None}
-            sizes[stratum_key(plan.cohort.stratify_by, model, attributes)] += count
+        for _, *values, devices in rows:
+            sizes[stratum_of(dimensions, values)] += devices
         return dict(sorted(sizes.items()))
+
+
+def attribute_names(dimensions: Sequence[str]) -> list[str]:
+    """The attributes among the dimensions."""
+    return [name.removeprefix(_ATTRIBUTE) for name in dimensions if name.startswith(_ATTRIBUTE)]
+
+
+def dimension_columns(dimensions: Sequence[str], parameter: int) -> list[str]:
+    """A device's value in each dimension, as expressions over ``device``; the attributes' names are parameters from this number on."""
+    numbers = count(parameter)
+    return [
+        f"attributes ->> ${next(numbers)}" if name.startswith(_ATTRIBUTE) else "hardware_model" for name in dimensions
+    ]

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from orchestrator.adapters.sql import campaigns, enrolment
 from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.locks import own_control
+from orchestrator.adapters.sql.rules import RulesCache
+from orchestrator.app.ports import Member, Meta
 from orchestrator.domain import campaign as c
+from orchestrator.domain import cohort, selection
+from tests.support.waiting import until
 from tests.support.world import T0, World
+
+AWKWARD = ["A", "B", "-", "%2D", "a,b", "x=y", "ü", "", "\x1f", "attribute.site=A"]
+"""Values that need care in a stratum's key."""
+
+device = st.tuples(
+    st.text("AZaz09.~", min_size=1, max_size=4),
+    st.sampled_from(["sensor-a", "gateway-b", "other-c"]),
+    st.dictionaries(st.sampled_from(["site", "hw_revision"]), st.sampled_from(AWKWARD)),
+)
+fleets = (
+    st.sampled_from([0, 1, 10, 60])
+    .flatmap(lambda size: st.lists(device, min_size=size, max_size=2 * size, unique_by=lambda found: found[0]))
+    .map(lambda found: {no: (no, *each) for no, each in enumerate(found, 1)})
+)
+
+dimensions = st.lists(
+    st.sampled_from(["hardware_model", "attribute.site", "attribute.hw_revision"]), unique=True, max_size=3
+)
 
 
 @pytest.fixture
@@ -31,6 +58,79 @@ async def test_members_holdback_and_queue_are_what_was_approved(world):
     held = {device for row in frozen if row["phase"] == -1 for device in row["device_nos"]}
     queued = {row["device_no"] for row in await world.rows("SELECT device_no FROM offer_queue")}
     assert not held & queued
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fleet=fleets, stratify_by=dimensions, holdback=st.sampled_from([0.0, 1.0, 20.0]), data=st.data())
+async def test_the_database_enrols_whom_the_domain_enrols_in_the_same_order(world, fleet, stratify_by, holdback, data):
+    listed = data.draw(
+        st.lists(st.sampled_from([each[1] for each in fleet.values()] or ["-"]), unique=True, max_size=6)
+    )
+    named = data.draw(st.integers(0, len(listed)))
+    spec = {"stratify_by": stratify_by, "holdback_percent": holdback, "salt": data.draw(st.sampled_from(["s", "ü"]))}
+    spec |= {"include": listed[:named], "exclude": listed[named:]}
+    async with transaction(world.engine) as conn:
+        await conn.execute("TRUNCATE device")
+        await conn.copy_records_to_table(
+            "device",
+            columns=["device_no", "device_id", "hardware_model", "attributes", "registered_at"],
+            records=[(*each[:3], msgspec.json.encode(each[3]).decode(), 0) for each in fleet.values()],
+        )
+    world.fleet = fleet
+    campaign = await world.launch(cohort=spec)
+    async with transaction(world.engine) as conn:
+        rules = (await RulesCache().get(conn, [campaign.campaign_no]))[campaign.campaign_no]
+    plan = rules.dossier.plan
+    released = [Member(*each) for each in fleet.values() if each[2] != "other-c"]
+    expected = cohort.assign_phases(selection.select(plan, released), plan)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(enrolment, "LEDGER_ROW", 7)
+        patch.setattr(enrolment, "LEDGER_PAGE", 2)
+        await world.decisions.enrol(campaign.campaign_id, T0)
+
+    queued = await world.rows(
+        "SELECT * FROM offer_queue WHERE campaign_no = $1 ORDER BY phase, rank", rules.campaign_no
+    )
+    wanted = [row for phase, strata in enumerate(expected.phases) for row in enrolment.queue_rows(rules, phase, strata)]
+    assert [tuple(row.values()) for row in queued] == wanted
+    frozen = defaultdict(list)
+    for row in await world.rows(
+        "SELECT phase, stratum, device_nos FROM decision_ledger WHERE campaign_no = $1 ORDER BY position",
+        rules.campaign_no,
+    ):
+        assert len(row["device_nos"]) <= 7
+        frozen[row["phase"], rules.strata[row["stratum"]]] += row["device_nos"]
+    groups = [(enrolment.HOLDBACK, expected.holdback), *enumerate(expected.phases)]
+    assert frozen == {(phase, key): list(strata[key]) for phase, strata in groups for key in strata}
+    enrolled = await world.value("SELECT enrolment FROM campaign WHERE campaign_no = $1", rules.campaign_no)
+    assert enrolled["strata"] == expected.strata
+    assert enrolled["phases"] == [sum(map(len, strata.values())) for strata in expected.phases]
+
+
+async def test_a_pause_does_not_wait_for_the_selection_and_undoes_it(world):
+    campaign = await world.launch()
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    async with transaction(world.engine) as conn:
+        await own_control(conn, campaign.campaign_no)
+        selecting = asyncio.create_task(world.decisions.enrol(campaign.campaign_id, T0))
+
+        async def selected():
+            return await world.value(waiting) == 1
+
+        await until(selected)
+        await campaigns.execute(
+            conn,
+            campaign.campaign_id,
+            lambda _, standing: c.Pause(actor="ann", reason="r", ledger_position=standing.ledger_position),
+            command_id="pause",
+            meta=Meta(actor="ann"),
+        )
+    assert (await selecting).state is c.CampaignState.PAUSED
+    for table in ("offer_queue", "stratum", "decision_ledger"):
+        assert await world.value(f"SELECT count(*) FROM {table}") == 0
+    await world.command(campaign.campaign_id, lambda *_: c.Resume(actor="ann", reason="r", ledger_position=0))
+    assert (await world.decisions.enrol(campaign.campaign_id, T0)).enrolled
 
 
 async def test_two_enrolments_at_once_enrol_once(world):

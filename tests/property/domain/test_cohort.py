@@ -6,7 +6,16 @@ from math import ceil, floor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.domain.cohort import Enrolment, Member, assign_phases, interleave, quotas, stratum_key
+from orchestrator.domain.cohort import (
+    Enrolment,
+    Member,
+    assign_phases,
+    interleave,
+    quotas,
+    stratum_key,
+    stratum_of,
+    stratum_values,
+)
 from orchestrator.domain.plan import Plan, parse_plan
 
 untimed = settings(deadline=None)  # a busy machine is no defect
@@ -163,3 +172,12 @@ def test_interleaving_keeps_each_order_and_spreads_each_stratum(strata):
 def test_two_devices_share_a_stratum_only_if_their_attributes_are_equal(one, two):
     dimensions = ["attribute.a", "attribute.b"]
     assert (stratum_key(dimensions, "m", one) == stratum_key(dimensions, "m", two)) == (one == two)
+
+
+@given(
+    dimensions=st.lists(st.sampled_from(["hardware_model", "attribute.a", "attribute.b.c"]), unique=True),
+    data=st.data(),
+)
+def test_a_stratum_key_gives_back_the_values_that_it_was_made_of(dimensions, data):
+    values = tuple(data.draw(st.none() | st.text("-%,=2CD\x1fü", max_size=4)) for _ in dimensions)
+    assert stratum_values(dimensions, stratum_of(dimensions, values)) == values
