@@ -145,6 +145,29 @@ class CampaignHalted(_Event, frozen=True, kw_only=True):
     """Topic, partition and offset of the fact that crossed, when a fact did."""
 
 
+class StratumHalted(_Event, frozen=True, kw_only=True):
+    """One stratum of a campaign is halted for good; the others go on."""
+
+    stratum: str
+    reason: str
+    phase: int
+    gate_epoch: int
+    ledger_position: int
+    rule: str
+    n: int
+    """Devices of the stratum started in the epoch."""
+    f: int
+    """Release failures among them."""
+    bound: int
+    """Fewest failures that halt so many devices, from the frozen table of as many strata as crossed together."""
+    log_e: float | None
+    p0: float
+    alpha: float | None
+    """The level that the stratum crossed: alpha k / m of e-BH for k of m strata."""
+    failed_at: int | None = None
+    fact: dict[str, Any] | None = None
+
+
 class CampaignAborted(_Event, frozen=True, kw_only=True):
     actor: str
     reason: str
@@ -172,6 +195,7 @@ CampaignEvent = (
     | CampaignResumed
     | ResumeApproved
     | CampaignHalted
+    | StratumHalted
     | CampaignAborted
     | CampaignCompleted
 )

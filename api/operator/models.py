@@ -274,6 +274,23 @@ class HaltStatus(_Output):
     fact: dict[str, Any] | None
 
 
+class StratumHaltStatus(_Output):
+    stratum: str
+    reason: str
+    at: Time
+    phase: int
+    position: int = Field(description="Head of the ledger at the halt: nothing is offered or started there beyond it.")
+    rule: str
+    n: int
+    f: int
+    bound: int
+    log_e: float | None
+    p0: float
+    alpha: float | None
+    failed_at: Time | None
+    fact: dict[str, Any] | None
+
+
 class Enrolment(_Output):
     members: int
     holdback: int
@@ -297,6 +314,7 @@ class Campaign(CampaignSummary):
     phases: list[PhaseStatus]
     gate: list[GateStatus]
     halt: HaltStatus | None
+    halted_strata: list[StratumHaltStatus] = Field(description="Halted alone; the campaign goes on without them.")
 
 
 class CampaignEvent(_Output):
@@ -322,10 +340,15 @@ class PhasePreview(_Output):
 class RulePreview(_Output):
     name: str
     scope: str
+    test: str
+    halts: str
     p0: float
-    alpha: float
+    alpha: float | None
     processes: int
     min_failures: int
+    false_alarms: dict[str, float] = Field(
+        description="Of a threshold: true failure rate to the probability of a false halt."
+    )
     bounds: dict[str, int] = Field(description="Started devices to the fewest failures that halt.")
 
 

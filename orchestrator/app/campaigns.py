@@ -19,7 +19,8 @@ from orchestrator.app.registry import NewId, Release, ReleaseNotFoundError, Trac
 from orchestrator.domain import campaign as c
 from orchestrator.domain.blast import phase_bounds
 from orchestrator.domain.boundary import f_star
-from orchestrator.domain.dossier import Dossier, HaltTable, dossier_digest, freeze, validate_against
+from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validate_against
+from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.plan import Plan, parse_plan
 from orchestrator.domain.plan_fields import PlanError, Problem
 from orchestrator.domain.selection import models
@@ -82,11 +83,17 @@ class RulePreview(Struct, frozen=True, kw_only=True):
 
     name: str
     scope: str
+    test: str
+    halts: str
+    """``campaign``, or ``stratum`` for a rule that lets the other strata go on."""
     p0: float
-    alpha: float
-    """Of one process."""
+    """Acceptable failure rate; of a threshold, the share that halts."""
+    alpha: float | None
+    """Of one process; None for a threshold, which promises nothing."""
     processes: int
     min_failures: int
+    false_alarms: dict[str, float]
+    """Of a threshold: true failure rate to the probability that it halts a release of that rate."""
     bounds: dict[str, int]
     """Started devices to fewest failures that halt; counts at which nothing can halt are left out."""
 
@@ -141,10 +148,13 @@ def _rule(table: HaltTable) -> RulePreview:
     return RulePreview(
         name=table.name,
         scope=table.scope,
+        test=table.test,
+        halts=table.halts,
         p0=table.p0,
         alpha=table.alpha,
         processes=table.processes,
         min_failures=table.min_failures,
+        false_alarms=table.false_alarms,
         bounds={str(n): max(f, table.min_failures) for n, f in bounds.items() if f is not None},
     )
 

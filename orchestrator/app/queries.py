@@ -96,6 +96,26 @@ class HaltStatus(Struct, frozen=True, kw_only=True):
     fact: dict[str, Any] | None
 
 
+class StratumHaltStatus(Struct, frozen=True, kw_only=True):
+    """A stratum that was halted alone, with the numbers it was decided on."""
+
+    stratum: str
+    reason: str
+    at: int
+    phase: int
+    position: int
+    """Head of the ledger at the halt: no offer to this stratum and no start in it beyond."""
+    rule: str
+    n: int
+    f: int
+    bound: int
+    log_e: float | None
+    p0: float
+    alpha: float | None
+    failed_at: int | None
+    fact: dict[str, Any] | None
+
+
 class Enrolment(Struct, frozen=True, kw_only=True):
     members: int
     holdback: int
@@ -124,6 +144,8 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     phases: list[PhaseStatus]
     gate: list[GateStatus]
     halt: HaltStatus | None
+    halted_strata: list[StratumHaltStatus]
+    """Strata that were halted alone; the campaign goes on without them."""
 
 
 class DeviceSummary(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import STYLES, facts, table
-from orchestrator.client.models import CampaignDetail, Halt, Phase, Preview
+from orchestrator.client.models import CampaignDetail, Halt, Phase, Preview, RulePreview, StratumHalt
 
 IN_FLIGHT: Final = ("offered", "accepted", "downloading", "installed", "trial")
 FAILED: Final = ("failed", "reverted")
@@ -67,6 +67,9 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
     if halt := campaign["halt"]:
         yield ""
         yield halt_panel(campaign, halt)
+    if strata := campaign["halted_strata"]:
+        yield ""
+        yield halted_strata(strata)
     yield ""
     yield phases(campaign)
     if campaign["gate"]:
@@ -118,6 +121,15 @@ def halt_panel(campaign: CampaignDetail, halt: Halt) -> RenderableType:
         parts += ["", suspects]
     title = f"Halted {phase}" if current else f"Was halted {phase}"
     return Panel(Group(*parts), title=title, title_align="left", border_style="red" if current else "dim", expand=False)
+
+
+def halted_strata(strata: list[StratumHalt]) -> Table:
+    """Strata that the campaign goes on without."""
+    return table(
+        ("stratum, halted alone", "failed", "started", "halts from", "p0", "rule", "at"),
+        ((s["stratum"], s["f"], s["n"], s["bound"], s["p0"], s["rule"], s["at"]) for s in strata),
+        right=("failed", "started", "halts from", "p0"),
+    )
 
 
 def phases(campaign: CampaignDetail) -> Table:
@@ -184,17 +196,30 @@ def preview(found: Preview) -> RenderableType:
     if found["rules"]:
         parts.append(
             table(
-                ("halt rule", "scope", "p0", "alpha", "halts at failures / started"),
+                ("halt rule", "scope", "halts", "p0", "alpha", "halts at failures / started"),
                 (
-                    (r["name"], r["scope"], r["p0"], r["alpha"], ", ".join(f"{f}/{n}" for n, f in r["bounds"].items()))
-                    for r in found["rules"]
+                    (
+                        rule["name"],
+                        rule["scope"],
+                        rule["halts"],
+                        rule["p0"],
+                        rule["alpha"],
+                        ", ".join(f"{f}/{n}" for n, f in rule["bounds"].items()),
+                    )
+                    for rule in found["rules"]
                 ),
                 right=("p0", "alpha"),
             )
         )
+        parts += [_false_alarms(rule) for rule in found["rules"] if rule["false_alarms"]]
     strata = sorted(found["strata"].items())
     parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
     return Group(*parts)
+
+
+def _false_alarms(rule: RulePreview) -> str:
+    odds = ", ".join(f"{chance:.2g} at {float(rate):.1%}" for rate, chance in rule["false_alarms"].items())
+    return f"The threshold '{rule['name']}' promises nothing. Probability that it halts a release of that failure rate: {odds}."
 
 
 def live(campaign: CampaignDetail) -> RenderableType:

@@ -174,6 +174,23 @@ class Halt(TypedDict):
     fact: dict[str, Any] | None
 
 
+class StratumHalt(TypedDict):
+    stratum: str
+    reason: str
+    at: str
+    phase: int
+    position: int
+    rule: str
+    n: int
+    f: int
+    bound: int
+    log_e: float | None
+    p0: float
+    alpha: float | None
+    failed_at: str | None
+    fact: dict[str, Any] | None
+
+
 class Enrolment(TypedDict):
     members: int
     holdback: int
@@ -197,6 +214,8 @@ class CampaignDetail(Campaign):
     phases: list[Phase]
     gate: list[Gate]
     halt: Halt | None
+    halted_strata: list[StratumHalt]
+    """Halted alone; the campaign goes on without them."""
 
 
 class CampaignEvent(TypedDict):
@@ -222,10 +241,14 @@ class PhasePreview(TypedDict):
 class RulePreview(TypedDict):
     name: str
     scope: str
+    test: str
+    halts: str
     p0: float
-    alpha: float
+    alpha: float | None
     processes: int
     min_failures: int
+    false_alarms: dict[str, float]
+    """Of a threshold: true failure rate to the probability of a false halt."""
     bounds: dict[str, int]
     """Started devices to the fewest failures that halt."""
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.domain.boundary import f_star
-from orchestrator.domain.dossier import Dossier, HaltTable
+from orchestrator.domain.dossier import Dossier
+from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.pacing import in_flight_cap
 
 

@@ -27,6 +27,7 @@ from orchestrator.domain.commands import (
     Create,
     Enrol,
     Halt,
+    HaltStratum,
     Launch,
     OpenPhase,
     Pause,
@@ -92,6 +93,8 @@ class Campaign(Struct, frozen=True, kw_only=True):
     phase_approvals: tuple[int, ...] = ()
     soak_until: int | None = None
     halt: e.CampaignHalted | None = None
+    halted_strata: tuple[str, ...] = ()
+    """Strata that were halted alone, in the order of their halts. They stay so: their devices need a campaign of their own."""
     promoted_since_halt: int = 0
     """Phases promoted since the start or the last halt: the in-flight cap doubles with each."""
 
@@ -150,6 +153,8 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             return [e.CampaignLaunched(actor=command.actor, gate_epoch=1, ledger_position=command.ledger_position)]
         case Halt():
             return _halt(campaign, command)
+        case HaltStratum():
+            return _halt_stratum(campaign, command)
         case Pause():
             _require(campaign, _only(CampaignState.RUNNING), "pausing")
             return [
@@ -208,6 +213,16 @@ def _halt(campaign: Campaign, command: Halt) -> list[e.CampaignEvent]:
         return []  # evidence of an epoch that a resume has already ended
     _require(campaign, _only(CampaignState.RUNNING, CampaignState.PAUSED), "halting")
     return [command.event]
+
+
+def _halt_stratum(campaign: Campaign, command: HaltStratum) -> list[e.CampaignEvent]:
+    event = command.event
+    if campaign.state is CampaignState.HALTED or campaign.state in TERMINAL or event.stratum in campaign.halted_strata:
+        return []
+    if event.gate_epoch != campaign.gate_epoch:
+        return []  # evidence of an epoch that a resume has already ended
+    _require(campaign, _only(CampaignState.RUNNING, CampaignState.PAUSED), "halting a stratum")
+    return [event]
 
 
 def _resume(campaign: Campaign, command: Resume) -> list[e.CampaignEvent]:
@@ -367,6 +382,8 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
                 resume_approved=False,
                 promoted_since_halt=0,
             )
+        case e.StratumHalted():
+            return replace(campaign, halted_strata=(*campaign.halted_strata, event.stratum))
         case e.CampaignAborted():
             return replace(campaign, state=CampaignState.ABORTED)
         case e.CampaignCompleted():

@@ -88,6 +88,10 @@ class Halt(Struct, frozen=True, kw_only=True):
     event: e.CampaignHalted
 
 
+class HaltStratum(Struct, frozen=True, kw_only=True):
+    event: e.StratumHalted
+
+
 class Abort(Struct, frozen=True, kw_only=True):
     actor: str
     reason: str
@@ -114,6 +118,7 @@ Command = (
     | Pause
     | Resume
     | Halt
+    | HaltStratum
     | Abort
     | Complete
 )

@@ -8,12 +8,12 @@ not to a formula: device counts per phase and stratum, and the integer tables of
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from orchestrator.domain.boundary import halt_horizons
 from orchestrator.domain.cohort import allot
 from orchestrator.domain.digest import digest_of
-from orchestrator.domain.plan import HaltRule, Plan
+from orchestrator.domain.halt_rule import MAX_LEVELS, EProcessRule, HaltTable, halt_table
+from orchestrator.domain.plan import Plan
 from orchestrator.domain.plan_fields import PlanModel, Problem, exact
 from orchestrator.domain.sequential import clean_devices_needed
 
@@ -41,10 +41,15 @@ def validate_against(
         if model not in release_models:
             detail = f"The release does not support the hardware model '{model}'."
             problems.append(Problem(f"/cohort/hardware_models/{index}", "plan.cohort.hardware_model", detail))
-    spent = sum(exact(rule.alpha) for rule in plan.halt)
+    spent = sum(exact(rule.alpha) for rule in plan.halt if isinstance(rule, EProcessRule))
     if spent > exact(alpha_total):
         detail = f"The halt rules spend {float(spent):g} of alpha together; at most {alpha_total:g} is allowed."
         problems.append(Problem("/halt", "plan.halt.alpha", detail))
+    strata = sum(1 for size in strata_sizes.values() if size)
+    for index, rule in enumerate(plan.halt):
+        if isinstance(rule, EProcessRule) and rule.halts == "stratum" and strata > MAX_LEVELS:
+            detail = f"The rule '{rule.name}' halts single strata of at most {MAX_LEVELS}; the cohort has {strata}."
+            problems.append(Problem(f"/halt/{index}", "plan.halt.strata", detail))
     total = sum(strata_sizes.values())
     if not total:
         problems.append(Problem("/cohort", "plan.cohort.empty", "No device matches the cohort."))
@@ -77,18 +82,6 @@ class PhaseShare(PlanModel):
     size: int
     reached: int
     strata: dict[str, int]
-
-
-class HaltTable(PlanModel):
-    """A halt rule as integers. ``alpha`` is that of one process: the rule's share divided by ``processes``."""
-
-    name: str
-    scope: Literal["campaign", "phase", "stratum"]
-    p0: float
-    alpha: float
-    processes: int
-    min_failures: int
-    horizons: tuple[int, ...]
 
 
 class Dossier(PlanModel):
@@ -124,26 +117,10 @@ def freeze(plan: Plan, *, strata_sizes: Mapping[str, int], release_digest: str) 
         strata=allotment.strata,
         holdback=allotment.holdback,
         phases=tuple(phases),
-        rules=tuple(_halt_table(rule, len(plan.phases), strata_sizes) for rule in plan.halt),
+        rules=tuple(halt_table(rule, len(plan.phases), strata_sizes) for rule in plan.halt),
     )
 
 
 def dossier_digest(dossier: Dossier) -> str:
     """The digest that approvals are bound to: ``sha256:...`` of the dossier's canonical JSON."""
     return digest_of(dossier.canonical())
-
-
-def _halt_table(rule: HaltRule, phases: int, strata_sizes: Mapping[str, int]) -> HaltTable:
-    sizes = [size for size in strata_sizes.values() if size]
-    processes = {"campaign": 1, "phase": phases, "stratum": len(sizes)}[rule.scope]
-    alpha = rule.alpha / processes
-    most = max(sizes) if rule.scope == "stratum" else sum(sizes)
-    return HaltTable(
-        name=rule.name,
-        scope=rule.scope,
-        p0=rule.p0,
-        alpha=alpha,
-        processes=processes,
-        min_failures=rule.min_failures,
-        horizons=halt_horizons(rule.p0, alpha, rule.min_failures, most),
-    )

@@ -17,7 +17,7 @@ from enum import StrEnum
 from math import log
 
 from orchestrator.domain.boundary import f_star
-from orchestrator.domain.dossier import HaltTable
+from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.sequential import NotConvergedError, devices_to_promote, log_e_harm, log_e_safe
 
 
@@ -68,7 +68,7 @@ class HaltVerdict:
 
     ``log_e`` and ``limit`` are for display (it crosses where ``log_e >= limit``); the verdict itself compared ``f``
     with ``f_star``. ``log_e`` is None where it cannot be computed: a halt never waits for a number that is only
-    shown.
+    shown. A threshold has no ``log_e``, ``limit`` and ``alpha``; its ``p0`` is the share that halts.
     """
 
     rule: str
@@ -78,16 +78,17 @@ class HaltVerdict:
     f: int
     f_star: int
     log_e: float | None
-    limit: float
+    limit: float | None
     p0: float
-    alpha: float
+    alpha: float | None
 
     @property
     def detail(self) -> str:
         """The reason as a sentence."""
+        rate = f"acceptable rate {self.p0:g}" if self.alpha is not None else f"a share of {self.p0:g}"
         return (
             f"{self.f} of {self.n} started devices failed in {self.scope_key}; rule '{self.rule}' halts from "
-            f"{self.f_star} failures on (acceptable rate {self.p0:g})."
+            f"{self.f_star} failures on ({rate})."
         )
 
 
@@ -142,28 +143,65 @@ def tally(tables: Sequence[HaltTable], cells: Iterable[Cell]) -> list[RuleCount]
 
 
 def evaluate_halt(counts: Iterable[RuleCount]) -> HaltVerdict | None:
-    """The first process that crosses, in the order given; None if none does.
+    """The first process that halts the campaign, in the order given; None if none does.
 
     Raises:
         BoundaryExceededError: more devices started than a rule's table was made for.
     """
     for count in counts:
-        table = count.table
-        crossing = f_star(table.horizons, count.n)
-        if crossing is not None and count.f >= (needed := max(crossing, table.min_failures)):
-            return HaltVerdict(
-                rule=table.name,
-                scope=table.scope,
-                scope_key=count.scope_key,
-                n=count.n,
-                f=count.f,
-                f_star=needed,
-                log_e=_shown(count.f, count.n, table.p0),
-                limit=-log(table.alpha),
-                p0=table.p0,
-                alpha=table.alpha,
-            )
+        if count.table.halts == "campaign":
+            needed = _needed(count.table.horizons, count)
+            if needed is not None:
+                return _verdict(count, needed, count.table.alpha)
     return None
+
+
+def evaluate_strata(counts: Sequence[RuleCount]) -> list[HaltVerdict]:
+    """The strata that rules which halt single strata halt now, by e-BH over all strata of a rule.
+
+    Of m strata the k most incriminated halt, k the largest number such that k of them reach ``m / (alpha k)``. A
+    stratum that has halted stays in the count, so that what halted before never keeps another one from halting.
+
+    Raises:
+        BoundaryExceededError: more devices started than a rule's table was made for.
+    """
+    halted: list[HaltVerdict] = []
+    for name in dict.fromkeys(count.table.name for count in counts if count.table.halts == "stratum"):
+        own = [count for count in counts if count.table.name == name]
+        table = own[0].table
+        for k in range(table.processes, 0, -1):
+            horizons = table.horizons if k == 1 else table.levels[k - 2]
+            crossed = [(count, needed) for count in own if (needed := _needed(horizons, count)) is not None]
+            if len(crossed) >= k:
+                alpha = None if table.alpha is None else table.alpha * k
+                halted.extend(_verdict(count, needed, alpha) for count, needed in crossed)
+                break
+    return halted
+
+
+def _needed(horizons: Sequence[int], count: RuleCount) -> int | None:
+    """Failures that halt so many devices, if there are as many."""
+    crossing = f_star(horizons, count.n)
+    if crossing is None:
+        return None
+    needed = max(crossing, count.table.min_failures)
+    return needed if count.f >= needed else None
+
+
+def _verdict(count: RuleCount, needed: int, alpha: float | None) -> HaltVerdict:
+    table = count.table
+    return HaltVerdict(
+        rule=table.name,
+        scope=table.scope,
+        scope_key=count.scope_key,
+        n=count.n,
+        f=count.f,
+        f_star=needed,
+        log_e=None if alpha is None else _shown(count.f, count.n, table.p0),
+        limit=None if alpha is None else -log(alpha),
+        p0=table.p0,
+        alpha=alpha,
+    )
 
 
 def evaluate_promote(

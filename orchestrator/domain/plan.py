@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import ceil, floor
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Self, cast
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.halt_rule import TAGS, HaltRule
 from orchestrator.domain.plan_fields import (
     MAX_COUNT,
     Count,
@@ -40,9 +41,6 @@ from orchestrator.domain.plan_fields import (
     exact,
     filled,
 )
-
-MIN_FAILURES: Final = 3
-"""Default of a halt rule: fewer failures never halt. It only makes a rule slower, so its promise stays intact."""
 
 MAX_HOLDBACK_PERCENT: Final = 50.0
 """Equal arms compare best; a larger holdback would only keep devices from the release."""
@@ -116,20 +114,6 @@ class Phase(PlanModel):
         if self.percent is None:
             return min(self.count or 0, treated)
         return min(max(ceil(exact(self.percent) * treated / 100), self.min_count or 0), treated)
-
-
-class HaltRule(PlanModel):
-    """A beta-binomial e-process against "the failure rate is at most ``p0``".
-
-    ``alpha`` is this rule's share of the campaign's error. A rule with one process per phase or per stratum divides
-    it evenly among them, because every process may err once.
-    """
-
-    name: Name
-    scope: Literal["campaign", "phase", "stratum"]
-    p0: Rate
-    alpha: Rate
-    min_failures: Annotated[Integer, between("plan.field.value", 1, 1_000)] = MIN_FAILURES
 
 
 class InFlight(PlanModel):
@@ -254,7 +238,7 @@ def _duplicates(pointer: str, what: str, names: Sequence[str]) -> Iterator[Probl
 def _problems_of(error: ValidationError) -> Iterator[Problem]:
     for item in error.errors(include_url=False, include_input=False):
         kind, context = item["type"], item.get("ctx", {})
-        pointer = "".join(f"/{str(part).translate(_POINTER_ESCAPES)}" for part in item["loc"])
+        pointer = "".join(f"/{str(part).translate(_POINTER_ESCAPES)}" for part in item["loc"] if part not in TAGS)
         if kind == _SEVERAL:
             yield from cast("tuple[Problem, ...]", context["problems"])
         elif _OWN_CODE.match(kind):

@@ -119,6 +119,15 @@ async def project(conn: asyncpg.Connection, campaign: c.Campaign, item: Recorded
         _json(campaign.halt),
         item.recorded_at,
     )
+    if isinstance(item.event, e.StratumHalted):
+        number = sorted(campaign.dossier["strata"]).index(item.event.stratum)
+        await conn.execute(
+            "INSERT INTO control (campaign_no, stratum, state, version, gate_epoch) VALUES ($1, $2, 'halted', $3, $4)",
+            campaign.campaign_no,
+            number,
+            campaign.version,
+            campaign.gate_epoch,
+        )
     if campaign.state in c.LIVE or campaign.state in c.TERMINAL:
         await conn.execute(_CONTROL, campaign.campaign_no, str(campaign.state), campaign.version, campaign.gate_epoch)
 

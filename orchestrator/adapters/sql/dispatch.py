@@ -33,7 +33,7 @@ BUSY_RETRY_MS = 5_000
 
 # Materialized, because a plan may otherwise run the limited part again for each row, and claim more than the limit.
 _CLAIM = """WITH c AS MATERIALIZED (
-    SELECT rank FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3
+    SELECT rank FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[])
     ORDER BY rank LIMIT $4 FOR UPDATE SKIP LOCKED)
 DELETE FROM offer_queue q USING c
 WHERE q.campaign_no = $1 AND q.phase = $2 AND q.rank = c.rank RETURNING q.rank, q.device_no, q.stratum, q.attempt"""
@@ -56,6 +56,15 @@ async def control_state(conn: asyncpg.Connection, campaign_no: int) -> tuple[str
     return row["state"], row["version"], row["gate_epoch"]
 
 
+async def halted_strata(conn: asyncpg.Connection, campaign_no: int) -> list[int]:
+    """Numbers of the strata that were halted alone; a statement of its own, after the lock."""
+    rows = await conn.fetch(
+        "SELECT stratum FROM control WHERE campaign_no = $1 AND stratum >= 0 AND state = 'halted' ORDER BY stratum",
+        campaign_no,
+    )
+    return [row["stratum"] for row in rows]
+
+
 async def in_flight(conn: asyncpg.Connection, campaign_no: int) -> int:
     """Offers outstanding or started and not yet ended."""
     total: Any = await conn.fetchval(
@@ -68,10 +77,11 @@ async def in_flight(conn: asyncpg.Connection, campaign_no: int) -> int:
 
 async def _left(conn: asyncpg.Connection, campaign_no: int, phase: int) -> tuple[int, int | None]:
     row = await conn.fetchrow(
-        "SELECT count(*) AS n, min(not_before) AS next FROM"
-        " (SELECT not_before FROM offer_queue WHERE campaign_no = $1 AND phase = $2 LIMIT 1000) q",
+        "SELECT count(*) AS n, min(not_before) AS next FROM (SELECT not_before FROM offer_queue"
+        " WHERE campaign_no = $1 AND phase = $2 AND stratum <> ALL($3::smallint[]) LIMIT 1000) q",
         campaign_no,
         phase,
+        await halted_strata(conn, campaign_no),
     )
     assert row is not None
     return row["n"], row["next"]
@@ -144,7 +154,8 @@ async def _dispatch(
 async def _offer(
     ids: AsyncEngine, conn: asyncpg.Connection, rules: CampaignRules, phase: int, room: int, now: int
 ) -> int:
-    claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room)
+    halted = await halted_strata(conn, rules.campaign_no)
+    claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room, halted)
     if not claimed:
         return 0
     attempts = {row["device_no"]: row["attempt"] for row in claimed}
@@ -197,7 +208,7 @@ async def _offer(
     failpoints.hit("slice.before_ledger")
     await share_control(conn, rules.campaign_no)
     state, version, still = await control_state(conn, rules.campaign_no)
-    if state != CampaignState.RUNNING or still != epoch:
+    if state != CampaignState.RUNNING or still != epoch or await halted_strata(conn, rules.campaign_no) != halted:
         raise _StoppedError(state)
     await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])
     failpoints.hit("slice.before_commit")

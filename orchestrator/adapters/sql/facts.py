@@ -186,7 +186,7 @@ class FactProjection:
                 before, new = new, observe(new, seen.observation)
                 if new.failed_at is not None and before.failed_at is None:
                     where = {"topic": self._topic, "partition": seen.partition, "offset": seen.offset}
-                    failures[new.campaign_no].append(halting.Failure(seen.observation.at, where))
+                    failures[new.campaign_no].append(halting.Failure(seen.observation.at, new.stratum, where))
                     applied.failures[seen.observation.failure_class or "unclassified"] += 1
                 if new.state is not before.state:
                     applied.transitions[new.state.value] += 1

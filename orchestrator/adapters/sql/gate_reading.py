@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator.adapters.sql.dispatch import halted_strata
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import GateReading
@@ -17,6 +18,7 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
     """Matured devices are those of buckets that ended at least one confirm deadline before ``now`` (ms)."""
     async with driver(engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
         rules = (await cache.get(conn, [campaign_no]))[campaign_no]
+        halted = await halted_strata(conn, campaign_no)
         ripe = (now - rules.confirm_deadline) // rules.bucket  # buckets below this number ended before the cut
         mature = await conn.fetch(
             "SELECT m.stratum, sum(m.started)::bigint AS started, sum(m.good)::bigint AS good,"
@@ -32,14 +34,19 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
             campaign_no,
         )
         queued: Any = await conn.fetchval(
-            "SELECT count(*) FROM (SELECT 1 FROM offer_queue WHERE campaign_no = $1 AND phase = $2 LIMIT 1000) q",
+            "SELECT count(*) FROM (SELECT 1 FROM offer_queue"
+            " WHERE campaign_no = $1 AND phase = $2 AND stratum <> ALL($3::smallint[]) LIMIT 1000) q",
             campaign_no,
             phase,
+            halted,
         )
     share = rules.dossier.phases[phase].strata
-    strata = {key: 0 for key in sorted(share) if share[key]}
+    stopped = {rules.strata[number] for number in halted}
+    strata = {key: 0 for key in sorted(share) if share[key] and key not in stopped}
     matured = good = 0
     for row in mature:
+        if row["stratum"] in halted:
+            continue  # it has its verdict; the promote test asks about the others
         counted = row["started"] - row["excluded"]
         matured, good = matured + counted, good + row["good"]
         strata[rules.strata[row["stratum"]]] = counted

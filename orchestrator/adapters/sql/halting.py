@@ -15,14 +15,24 @@ import asyncpg
 
 from orchestrator import failpoints
 from orchestrator.adapters.sql import campaigns
+from orchestrator.adapters.sql.dispatch import halted_strata
 from orchestrator.adapters.sql.locks import GATE
 from orchestrator.adapters.sql.rules import CampaignRules
 from orchestrator.app.ports import Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.boundary import f_star
-from orchestrator.domain.gate import Cell, HaltVerdict, RuleCount, Verdict, evaluate_halt, suspects, tally
+from orchestrator.domain.gate import (
+    Cell,
+    HaltVerdict,
+    RuleCount,
+    Verdict,
+    evaluate_halt,
+    evaluate_strata,
+    suspects,
+    tally,
+)
 from orchestrator.telemetry.propagation import current_traceparent
-from schemas.campaign_events import CampaignHalted, StratumCount
+from schemas.campaign_events import CampaignHalted, StratumCount, StratumHalted
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,7 @@ class Failure:
     """A release failure that a transaction added, for the record of what crossed."""
 
     at: int
+    stratum: int
     fact: dict[str, Any] | None = None
 
 
@@ -51,12 +62,29 @@ async def evaluate(
         epoch,
     )
     cells = [Cell(row["phase"], rules.strata[row["stratum"]], row["n"], row["f"]) for row in rows]
-    counts = tally(rules.dossier.rules, cells)
+    alone = {rules.strata[number] for number in await halted_strata(conn, rules.campaign_no)}
+    # A stratum that was halted alone no longer speaks for the release in the others: rules that halt the campaign run as if they had
+    # counted those from the start.
+    rest = [cell for cell in cells if cell.stratum not in alone]
+    counts = [
+        count for table in rules.dossier.rules for count in tally([table], cells if table.halts == "stratum" else rest)
+    ]
     verdict = evaluate_halt(counts)
-    await _record(conn, rules.campaign_no, epoch, counts, verdict, now)
-    if verdict is None or control["state"] not in {c.CampaignState.RUNNING, c.CampaignState.PAUSED}:
+    strata = [found for found in evaluate_strata(counts) if found.scope_key.removeprefix("stratum/") not in alone]
+    if (
+        verdict is None
+        and strata
+        and len(alone) + len(strata) >= sum(1 for size in rules.dossier.strata.values() if size)
+    ):
+        verdict, strata = strata[0], strata[1:]  # nothing is left that could go on
+    await _record(conn, rules.campaign_no, epoch, counts, [verdict, *strata], now)
+    if control["state"] not in {c.CampaignState.RUNNING, c.CampaignState.PAUSED}:
         return None
-    return await _halt(conn, rules, epoch, cells, verdict, failures)
+    if verdict is not None:
+        return await _halt(conn, rules, epoch, cells, verdict, failures)
+    for found in strata:
+        await _halt_stratum(conn, rules, epoch, found, failures)
+    return None
 
 
 async def _record(
@@ -64,9 +92,10 @@ async def _record(
     campaign_no: int,
     epoch: int,
     counts: Sequence[RuleCount],
-    verdict: HaltVerdict | None,
+    verdicts: Sequence[HaltVerdict | None],
     now: int,
 ) -> None:
+    crossed = {(verdict.rule, verdict.scope_key) for verdict in verdicts if verdict is not None}
     rows = [
         (
             campaign_no,
@@ -76,7 +105,7 @@ async def _record(
             count.n,
             count.f,
             f_star(count.table.horizons, count.n),
-            str(Verdict.HALT if _is(verdict, count) else Verdict.HOLD),
+            str(Verdict.HALT if (count.table.name, count.scope_key) in crossed else Verdict.HOLD),
             "evidence",
             now,
         )
@@ -89,10 +118,6 @@ async def _record(
         " verdict = CASE WHEN t.verdict = 'halt' THEN t.verdict ELSE excluded.verdict END",
         rows,
     )
-
-
-def _is(verdict: HaltVerdict | None, count: RuleCount) -> bool:
-    return verdict is not None and (verdict.rule, verdict.scope_key) == (count.table.name, count.scope_key)
 
 
 async def _halt(
@@ -115,9 +140,7 @@ async def _halt(
         for key, (n, f) in sorted(strata.items())
         if key not in named
     ]
-    # The failures of one transaction count together; the one that reached the bound is the one that crossed.
-    before = verdict.f - len(failures)
-    crossing = failures[min(len(failures) - 1, max(0, verdict.f_star - before - 1))] if failures else None
+    crossing = _crossing(verdict, failures)
 
     def build(campaign: c.Campaign, standing: Any) -> c.Command:
         return c.Halt(
@@ -151,3 +174,47 @@ async def _halt(
     if done.events:
         failpoints.hit("halt.before_commit")
     return done.events[0].event if done.events else None
+
+
+async def _halt_stratum(
+    conn: asyncpg.Connection, rules: CampaignRules, epoch: int, verdict: HaltVerdict, failures: Sequence[Failure]
+) -> None:
+    stratum = verdict.scope_key.removeprefix("stratum/")
+    number = rules.strata.index(stratum)
+    crossing = _crossing(verdict, [failure for failure in failures if failure.stratum == number])
+
+    def build(campaign: c.Campaign, standing: Any) -> c.Command:
+        return c.HaltStratum(
+            event=StratumHalted(
+                stratum=stratum,
+                reason=verdict.detail,
+                phase=campaign.phase,
+                gate_epoch=epoch,
+                ledger_position=standing.ledger_position,
+                rule=verdict.rule,
+                n=verdict.n,
+                f=verdict.f,
+                bound=verdict.f_star,
+                log_e=verdict.log_e,
+                p0=verdict.p0,
+                alpha=verdict.alpha,
+                failed_at=None if crossing is None else crossing.at,
+                fact=None if crossing is None else crossing.fact,
+            )
+        )
+
+    done = await campaigns.execute(
+        conn,
+        rules.campaign_id,
+        build,
+        command_id=f"halt/{rules.campaign_id}/{verdict.scope_key}/alone/{epoch}",
+        meta=Meta(actor="gate", reason=verdict.detail, traceparent=current_traceparent()),
+    )
+    if done.events:
+        failpoints.hit("halt.before_commit")
+
+
+def _crossing(verdict: HaltVerdict, failures: Sequence[Failure]) -> Failure | None:
+    """The failures of one transaction count together; the one that reached the bound is the one that crossed."""
+    before = verdict.f - len(failures)
+    return failures[min(len(failures) - 1, max(0, verdict.f_star - before - 1))] if failures else None

@@ -19,14 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator import failpoints
 from orchestrator.adapters.sql import ledger, positions, rows
 from orchestrator.adapters.sql.actions import ActionRanges
-from orchestrator.adapters.sql.dispatch import control_state
+from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.facts import PROJECTION
 from orchestrator.adapters.sql.locks import share_control
 from orchestrator.adapters.sql.offer_board import OfferBoard
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import OfferView
-from orchestrator.domain.assignment import RANK, State, due, observe, start
+from orchestrator.domain.assignment import State, due, observe, standing, start
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.visibility import Shown, shown
 from schemas.ledger import Entry, Kind
@@ -37,8 +37,10 @@ SHARD = 102
 GROUP = 256
 """Most starts of one transaction."""
 
-_VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.state, a.cancel_requested_at IS NOT NULL AS cancel,
-    c.campaign_id, k.state AS control, r.release_id, r.name AS release_name, r.version AS release_version,
+_VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.state, a.progress,
+    a.cancel_requested_at IS NOT NULL AS cancel,
+    c.campaign_id, coalesce((SELECT h.state FROM control h WHERE h.campaign_no = a.campaign_no AND h.stratum = a.stratum),
+        k.state) AS control, r.release_id, r.name AS release_name, r.version AS release_version,
     f.sha256, f.sha1, f.md5, f.size, f.filename,
     (SELECT array_agg(o.state) FROM report_overlay o WHERE o.device_no = a.device_no AND o.action_id = a.action_id) AS overlay
 FROM device_slot s JOIN assignment a ON a.device_no = s.device_no AND a.campaign_no = s.campaign_no
@@ -51,16 +53,17 @@ WHERE s.device_no = ANY($1::int[])"""
 
 
 def _view(row: asyncpg.Record) -> OfferView:
+    progress = State(row["progress"])
     states = [State(row["state"]), *(State(state) for state in row["overlay"] or ())]
-    state = max(states, key=RANK.__getitem__)
+    state = max(states, key=lambda each: standing(each, progress))
     return OfferView(
         campaign_no=row["campaign_no"],
         campaign_id=row["campaign_id"],
         device_no=row["device_no"],
         action_id=row["action_id"],
         attempt=row["attempt"],
-        state=state.value,
-        shown=shown(state, CampaignState(row["control"]), cancel_requested=row["cancel"]),
+        state=(progress if state is State.UNKNOWN else state).value,
+        shown=shown(state, CampaignState(row["control"]), cancel_requested=row["cancel"], progress=progress),
         release_id=row["release_id"],
         release_name=row["release_name"],
         release_version=row["release_version"],
@@ -162,6 +165,7 @@ class SqlOffers:
                 else:
                     by_campaign[given.campaign_no].append(waiting)
         for campaign_no, starts in sorted(by_campaign.items()):
+            failpoints.hit("start.before_transaction")
             try:
                 async with transaction(self._engine) as conn:
                     await self._start(conn, campaign_no, starts)
@@ -182,11 +186,14 @@ class SqlOffers:
         rules = (await self._rules.get(conn, [campaign_no]))[campaign_no]
         wanted = {waiting.device_no: waiting.action_id for waiting in starts}
         locked = await rows.lock(conn, [(device, campaign_no) for device in wanted])
+        halted = await halted_strata(conn, campaign_no)
         fresh = [
             row
             for row in locked.values()
             if row.action_id == wanted[row.device_no]
-            and row.state is State.OFFERED
+            and row.stratum not in halted
+            and row.state in {State.OFFERED, State.UNKNOWN}
+            and row.progress is State.OFFERED
             and row.started_at is None
             and row.cancel_requested_at is None
         ]
@@ -205,7 +212,7 @@ class SqlOffers:
         await changes.write(conn)
         await share_control(conn, campaign_no)
         state, version, epoch = await control_state(conn, campaign_no)
-        if state != CampaignState.RUNNING:
+        if state != CampaignState.RUNNING or await halted_strata(conn, campaign_no) != halted:
             raise _StoppedError
         by_attempt: dict[int, list[int]] = defaultdict(list)
         for row in fresh:

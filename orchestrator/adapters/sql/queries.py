@@ -30,11 +30,12 @@ from orchestrator.app.queries import (
     Key,
     Page,
     PhaseStatus,
+    StratumHaltStatus,
     TimelineEntry,
 )
 from orchestrator.app.registry import Artifact, DeviceNotFoundError, HardwareModel, Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
-from schemas.campaign_events import CampaignHalted
+from schemas.campaign_events import CampaignHalted, StratumHalted
 
 T = TypeVar("T")
 
@@ -260,6 +261,27 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         phases=_phases(campaign, row, counts),
         gate=[msgspec.convert(dict(item), GateStatus) for item in gate],
         halt=await _halt(conn, number, recorded),
+        halted_strata=[_halted_stratum(item) for item in recorded if isinstance(item.event, StratumHalted)],
+    )
+
+
+def _halted_stratum(item: Recorded) -> StratumHaltStatus:
+    event: StratumHalted = item.event
+    return StratumHaltStatus(
+        stratum=event.stratum,
+        reason=event.reason,
+        at=item.recorded_at,
+        phase=event.phase,
+        position=event.ledger_position,
+        rule=event.rule,
+        n=event.n,
+        f=event.f,
+        bound=event.bound,
+        log_e=event.log_e,
+        p0=event.p0,
+        alpha=event.alpha,
+        failed_at=event.failed_at,
+        fact=event.fact,
     )
 
 

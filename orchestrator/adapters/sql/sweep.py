@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
 from orchestrator.adapters.sql import halting, ledger, rows
-from orchestrator.adapters.sql.dispatch import control_state
+from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.locks import GATE, own_control
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
@@ -77,14 +77,19 @@ async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: i
         rules = found[campaign_no]
         claimed = await conn.fetch(_CLAIM, campaign_no, now, facts_until, MOST)
         out: list[int] = []
-        if state in {CampaignState.HALTED, CampaignState.ABORTED}:
+        halted_alone = await halted_strata(conn, campaign_no)
+        stopped = state in {CampaignState.HALTED, CampaignState.ABORTED}
+        if stopped or halted_alone:
             slots = await conn.fetch(
                 "SELECT s.device_no FROM device_slot s JOIN assignment a USING (device_no, campaign_no)"
-                " WHERE s.campaign_no = $1 AND a.state = ANY($2::text[]) AND a.cancel_requested_at IS NULL"
-                " ORDER BY s.device_no LIMIT $3",
+                " WHERE s.campaign_no = $1 AND a.cancel_requested_at IS NULL"
+                " AND (a.state = ANY($2::text[]) OR (a.state = 'unknown' AND a.started_at IS NULL))"
+                " AND ($4 OR a.stratum = ANY($5::smallint[])) ORDER BY s.device_no LIMIT $3",
                 campaign_no,
                 [State.OFFERED.value, State.ACCEPTED.value, State.DOWNLOADING.value],
                 MOST,
+                stopped,
+                halted_alone,
             )
             out = [row["device_no"] for row in slots]
         # An earlier attempt that was withdrawn leaves its deadline behind; the latest one's must not be taken for it.
@@ -98,7 +103,7 @@ async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: i
                     continue
                 later.extend(_later(rules, row))
             if device in out:
-                _stop(work, row, state, now)
+                _stop(work, row, state, now, alone=row.stratum in halted_alone)
         await rows.queue_due(conn, later)
         await _requeue(conn, work.again, now + rules.offer_ttl)
         await work.changes.write(conn)
@@ -107,6 +112,8 @@ async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: i
             # What was filed for devices that are done; nobody sweeps an ended campaign for ever.
             await conn.execute(_FORGET, campaign_no)
         next_due = await conn.fetchval("SELECT min(due_at) FROM due_queue WHERE campaign_no = $1", campaign_no)
+    if work.entries:
+        failpoints.hit("sweep.after_commit")
     counted = {kind: sum(len(d) for (k, _, _), d in work.entries.items() if k is kind) for kind in Kind}
     return DeadlineSweep(
         expired=counted[Kind.EXPIRE],
@@ -130,7 +137,7 @@ def _expire(work: _Work, rules: CampaignRules, row: Assignment, state: str, now:
     work.changes.add(row, new)
     work.entries[Kind.EXPIRE, cause, row.attempt].append(row.device_no)
     if new.failed_at is not None and row.failed_at is None:
-        work.failures.append(halting.Failure(now))
+        work.failures.append(halting.Failure(now, new.stratum))
     retry = rules.dossier.plan.retry.max_attempts
     if cause is Cause.OFFER_TTL and row.attempt < retry and state in {CampaignState.RUNNING, CampaignState.PAUSED}:
         work.again.append(row)
@@ -145,12 +152,14 @@ def _later(rules: CampaignRules, row: Assignment) -> Iterator[tuple[int, int, in
         yield what[1], row.campaign_no, row.device_no, row.attempt, what[0]
 
 
-def _stop(work: _Work, row: Assignment, state: str, now: int) -> None:
-    cause = Cause.HALTED if state == CampaignState.HALTED else Cause.ABORTED
-    if row.state is State.OFFERED:
+def _stop(work: _Work, row: Assignment, state: str, now: int, *, alone: bool) -> None:
+    cause = Cause.ABORTED if state == CampaignState.ABORTED else Cause.HALTED
+    if row.state is State.OFFERED or (row.state is State.UNKNOWN and row.started_at is None):
         work.changes.add(row, observe(row, withdrawal(row.attempt, cause, now)))
         work.entries[Kind.WITHDRAW, cause, row.attempt].append(row.device_no)
-        if cause is Cause.HALTED:  # a resume offers again; nothing of this attempt was revealed, so it does not count
+        if (
+            cause is Cause.HALTED and not alone
+        ):  # a resume offers again; nothing of this attempt was revealed, so it does not count
             work.again.append(row)
             work.entries[Kind.RETRY, None, row.attempt + 1].append(row.device_no)
     elif row.state not in IN_TRIAL:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.domain.boundary import halt_horizons
-from orchestrator.domain.dossier import HaltTable
 from orchestrator.domain.gate import Cell, RuleCount, Verdict, evaluate_halt, evaluate_promote, tally
+from orchestrator.domain.halt_rule import HaltTable
 
 untimed = settings(deadline=None)  # a busy machine is no defect
 

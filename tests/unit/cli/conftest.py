@@ -73,6 +73,7 @@ CAMPAIGN: dict[str, Any] = {
         }
     ],
     "halt": None,
+    "halted_strata": [],
 }
 
 HALT: dict[str, Any] = {

@@ -218,12 +218,27 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
             {
                 "name": "fleet",
                 "scope": "campaign",
+                "test": "e-process",
+                "halts": "campaign",
                 "p0": 0.02,
                 "alpha": 0.006,
                 "processes": 1,
                 "min_failures": 3,
+                "false_alarms": {},
                 "bounds": {"10": 4, "100": 9},
-            }
+            },
+            {
+                "name": "old",
+                "scope": "campaign",
+                "test": "threshold",
+                "halts": "campaign",
+                "p0": 0.05,
+                "alpha": None,
+                "processes": 1,
+                "min_failures": 5,
+                "false_alarms": {"0.01": 0.004, "0.02": 0.065},
+                "bounds": {"100": 5},
+            },
         ],
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
     }
@@ -231,8 +246,35 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
     ran = ota("campaign", "preview", "cmp_1")
     assert "4/10, 9/100" in ran.stdout
     assert "/phases/1" in ran.stdout
+    assert "0.004 at 1.0%, 0.065 at 2.0%" in " ".join(ran.stdout.split())
     assert ["canary", "60", "60", "60", "31"] in [line.split() for line in ran.stdout.splitlines()]
     assert ota("campaign", "preview", "cmp_1", "--json").json == found
+
+
+def test_show_names_the_strata_that_were_halted_alone(ota, api):
+    campaign = detail("running") | {
+        "halted_strata": [
+            {
+                "stratum": "attribute.hw_revision=C",
+                "reason": "why",
+                "at": "2026-11-21T09:00:00Z",
+                "phase": 0,
+                "position": 7,
+                "rule": "revision",
+                "n": 20,
+                "f": 6,
+                "bound": 5,
+                "log_e": 5.0,
+                "p0": 0.02,
+                "alpha": 0.01,
+                "failed_at": None,
+                "fact": None,
+            }
+        ]
+    }
+    api.on("GET", "/v1/campaigns/cmp_1", campaign)
+    ran = ota("campaign", "show", "cmp_1")
+    assert "attribute.hw_revision=C" in ran.stdout
 
 
 # ---- watch

@@ -4,7 +4,6 @@ import pytest
 
 from orchestrator.domain import gate
 from orchestrator.domain.boundary import BoundaryExceededError, halt_horizons
-from orchestrator.domain.dossier import HaltTable
 from orchestrator.domain.gate import (
     Cell,
     GateVerdict,
@@ -13,10 +12,12 @@ from orchestrator.domain.gate import (
     Verdict,
     evaluate_halt,
     evaluate_promote,
+    evaluate_strata,
     scope_key,
     suspects,
     tally,
 )
+from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.sequential import NotConvergedError, log_e_harm
 
 
@@ -178,3 +179,18 @@ def test_the_stratum_that_causes_it_is_named_first():
 
 def test_equal_suspects_are_ordered_by_name():
     assert [suspect.stratum for suspect in suspects({"b": (10, 2), "a": (10, 2)}, 0.02)] == ["a", "b"]
+
+
+def test_a_threshold_that_crosses_says_so_and_claims_no_evidence():
+    given = table(p0=0.05).model_copy(update={"alpha": None, "test": "threshold"})
+    verdict = evaluate_halt([RuleCount(given, "campaign", 100, 20)])
+    assert verdict is not None
+    assert (verdict.log_e, verdict.limit, verdict.alpha) == (None, None, None)
+    assert verdict.detail.endswith("(a share of 0.05).")
+
+
+def test_a_rule_that_halts_single_strata_never_halts_the_campaign():
+    given = table(scope="stratum").model_copy(update={"halts": "stratum"})
+    counts = [RuleCount(given, "stratum/a", 100, 60)]
+    assert evaluate_halt(counts) is None
+    assert [verdict.scope_key for verdict in evaluate_strata(counts)] == ["stratum/a"]
