@@ -11,21 +11,21 @@ Not here: order across a change of producers. A device waits for the answer to a
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
-from aiokafka.structs import RecordMetadata
+from aiokafka.errors import KafkaError, ProducerClosed
 
+from orchestrator.adapters.kafka.lanes import Lanes, LaneStuckError, Written
 from orchestrator.errors import InvalidInputError, UnavailableError
 from schemas.device_events import DeviceEvent, encode
 
-LINGER_MS: Final = 5
-"""How long a batch waits for company: at 16 connections it bounds the rate, at 128 it halves the CPU per record."""
-
 MAX_BATCH_BYTES: Final = 262_144
-"""Per partition; also what bounds the memory held while the broker is away (64 partitions: 16 MiB)."""
+"""Of one batch: a quarter of what a broker takes by default."""
+
+MAX_EVENT_BYTES: Final = 1_000_000
+"""Of one record; brokers refuse batches above 1 MiB by default, with their headers."""
 
 REQUEST_TIMEOUT_MS: Final = 5_000
 """For one request to a broker."""
@@ -46,13 +46,6 @@ class EventTooLargeError(InvalidInputError):
     status = 413
 
 
-class Written(NamedTuple):
-    """Where a record is."""
-
-    partition: int
-    offset: int
-
-
 class FactProducer:
     """Writes device events, keyed by device id with Kafka's standard partitioner (murmur2).
 
@@ -63,9 +56,8 @@ class FactProducer:
         self._bootstrap = bootstrap
         self._topic = topic
         self._send_timeout = send_timeout
-        self._producer: AIOKafkaProducer | None = None
-        self._opener: asyncio.Task[AIOKafkaProducer] | None = None
-        self._acknowledged_at = 0.0
+        self._lanes: Lanes | None = None
+        self._opener: asyncio.Task[Lanes] | None = None
         self._discards: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -82,9 +74,9 @@ class FactProducer:
         self._closed = True
         if self._opener is not None:
             await asyncio.wait([self._opener])
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            self._discard(producer)
+        lanes, self._lanes = self._lanes, None
+        if lanes is not None:
+            self._discard(lanes.producer)
         while self._discards:
             await asyncio.wait(self._discards)
 
@@ -92,7 +84,7 @@ class FactProducer:
         """Return if the topic's partitions are known and have leaders. Raises UnavailableError."""
         try:
             async with asyncio.timeout(self._send_timeout):
-                producer = await self._current()
+                producer = (await self._current()).producer
                 await producer.client.force_metadata_update()
                 partitions = await producer.partitions_for(self._topic)
         except (KafkaError, OSError, TimeoutError) as error:
@@ -108,50 +100,53 @@ class FactProducer:
             UnavailableError: no acknowledgement in time; whether the record is stored is unknown.
             EventTooLargeError: it would never fit.
         """
-        began = asyncio.get_running_loop().time()
         value, key = encode(event), event.subject.encode()
+        if len(value) + len(key) > MAX_EVENT_BYTES:
+            raise EventTooLargeError(f"The event has {len(value)} bytes.")
         headers = [("traceparent", traceparent.encode())] if traceparent else []
+        began = asyncio.get_running_loop().time()
         last: Exception | None = None
+        if self._lanes is not None:
+            # The first attempt needs no timer of its own: its lane has one for each group, which began earlier.
+            try:
+                return await self._send(self._lanes, began, key, value, event.recorded_at, headers)
+            except (KafkaError, OSError) as error:
+                last = error
         try:
-            async with asyncio.timeout(self._send_timeout):
+            async with asyncio.timeout_at(began + self._send_timeout):
                 while True:
+                    if last is not None:
+                        _log.warning("kafka.send_failed", event_id=event.id, error=repr(last))
+                        await asyncio.sleep(RETRY_PAUSE)
                     try:
-                        return await self._send(key, value, headers, event.recorded_at)
-                    except MessageSizeTooLargeError as error:
-                        raise EventTooLargeError(f"The event has {len(value)} bytes.") from error
+                        lanes = await self._current()
+                        return await self._send(lanes, began, key, value, event.recorded_at, headers)
                     except (KafkaError, OSError) as error:
                         last = error
-                        _log.warning("kafka.send_failed", event_id=event.id, error=repr(error))
-                        await asyncio.sleep(RETRY_PAUSE)
         except TimeoutError as error:
-            # Nothing of any partition was acknowledged meanwhile: the broker is away, or this producer is stuck.
-            if self._acknowledged_at < began:
-                self._replace(self._producer)
+            if self._lanes is not None and not self._lanes.answered_since(began):
+                # Nothing of any partition was acknowledged meanwhile: the broker is away, or this producer is stuck.
+                self._replace(self._lanes)
             raise UnavailableError(
                 f"No acknowledgement from Kafka within {self._send_timeout:g} s ({last!r})."
             ) from error
 
-    async def _send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], at: int) -> Written:
-        producer = await self._current()
+    async def _send(
+        self, lanes: Lanes, began: float, key: bytes, value: bytes, at: int, headers: list[tuple[str, bytes]]
+    ) -> Written:
         try:
-            delivery = await producer.send(self._topic, value, key=key, timestamp_ms=at, headers=headers)
-            delivery.add_done_callback(forget)
-            # The shield: giving up waiting must not take a record out of a batch that other requests share.
-            metadata: RecordMetadata = await asyncio.shield(delivery)
-        except MessageSizeTooLargeError:
+            return await lanes.append(key, value, at, headers)
+        except LaneStuckError:
+            if not lanes.answered_since(began):
+                self._replace(lanes)
             raise
         except KafkaError:
-            self._replace(producer)
+            self._replace(lanes)
             raise
-        if metadata.log_start_offset is not None and metadata.log_start_offset < 0:
-            # Acknowledged as a duplicate of a batch whose offset the broker has forgotten.
-            raise KafkaError("the offset of an acknowledged record is unknown")
-        self._acknowledged_at = asyncio.get_running_loop().time()
-        return Written(metadata.partition, metadata.offset)
 
-    async def _current(self) -> AIOKafkaProducer:
-        if self._producer is not None:
-            return self._producer
+    async def _current(self) -> Lanes:
+        if self._lanes is not None:
+            return self._lanes
         if self._closed:
             raise ProducerClosed
         if self._opener is None:
@@ -160,37 +155,37 @@ class FactProducer:
         # The shield: whoever gives up waiting must not leave half a connection behind, and others wait too.
         return await asyncio.shield(self._opener)
 
-    async def _open(self) -> AIOKafkaProducer:
+    async def _open(self) -> Lanes:
         producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap,
             acks="all",
             enable_idempotence=True,
-            linger_ms=LINGER_MS,
             max_batch_size=MAX_BATCH_BYTES,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
             await producer.start()
+            partitions = await producer.partitions_for(self._topic)
         except BaseException:
             self._discard(producer)
             raise
-        return producer
+        return Lanes(producer, self._topic, sorted(partitions), self._send_timeout)
 
-    def _opened(self, opener: asyncio.Task[AIOKafkaProducer]) -> None:
+    def _opened(self, opener: asyncio.Task[Lanes]) -> None:
         self._opener = None
         if opener.cancelled() or opener.exception() is not None:
             return
         if self._closed:
-            self._discard(opener.result())
+            self._discard(opener.result().producer)
         else:
-            self._producer = opener.result()
+            self._lanes = opener.result()
 
-    def _replace(self, producer: AIOKafkaProducer | None) -> None:
+    def _replace(self, lanes: Lanes) -> None:
         """Stop using a producer whose state is in doubt; of many callers that saw it fail, the first does it."""
-        if producer is not None and producer is self._producer:
-            self._producer = None
+        if lanes is self._lanes:
+            self._lanes = None
             _log.warning("kafka.producer_replaced", topic=self._topic)
-            self._discard(producer)
+            self._discard(lanes.producer)
 
     def _discard(self, producer: AIOKafkaProducer) -> None:
         task = asyncio.ensure_future(close_now(producer))
@@ -207,9 +202,3 @@ async def close_now(producer: AIOKafkaProducer) -> None:
         _log.info("kafka.producer_discarded", error=repr(error))
     finally:
         await producer.client.close()
-
-
-def forget(delivery: asyncio.Future[RecordMetadata]) -> None:
-    """For deliveries of a request that timed out: nobody waits for them any more, and their error is no news."""
-    if not delivery.cancelled():
-        delivery.exception()

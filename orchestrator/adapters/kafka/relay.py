@@ -15,7 +15,8 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from orchestrator.adapters.kafka.producer import close_now, forget
+from orchestrator.adapters.kafka.lanes import forget
+from orchestrator.adapters.kafka.producer import close_now
 from orchestrator.app.ports import Recorded
 from orchestrator.errors import UnavailableError
 

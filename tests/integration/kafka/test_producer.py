@@ -105,14 +105,14 @@ async def test_a_producer_that_lost_its_sequence_is_replaced_and_nothing_is_lost
     bootstrap: str, topic: str, producer: FactProducer
 ):
     await producer.send(fact(1))
-    sick = producer._producer
-    assert sick is not None
+    assert producer._lanes is not None
+    sick = producer._lanes.producer
     assert sick._txn_manager is not None
     for partition in range(PARTITIONS):
         # What a failed batch leaves behind: the broker expects lower numbers than the client has counted.
         sick._txn_manager.increment_sequence_number(TopicPartition(topic, partition), 5)
     written = await asyncio.gather(*(producer.send(fact(number)) for number in range(2, 30)))
-    assert producer._producer is not sick
+    assert producer._lanes.producer is not sick
     assert len(set(written)) == 28
     ids = [decode_event(record.value).id for record in await read_all(bootstrap, topic)]
     assert set(ids) == {f"{number:032x}" for number in range(1, 30)}
@@ -120,8 +120,8 @@ async def test_a_producer_that_lost_its_sequence_is_replaced_and_nothing_is_lost
 
 async def test_a_producer_that_stopped_under_its_users_is_replaced(producer: FactProducer):
     await producer.send(fact(1))
-    assert producer._producer is not None
-    producer._producer._message_accumulator.fail_all(OutOfOrderSequenceNumber())
+    assert producer._lanes is not None
+    producer._lanes.producer._message_accumulator.fail_all(OutOfOrderSequenceNumber())
     assert await producer.send(fact(1))
 
 
