@@ -18,6 +18,7 @@ import structlog
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator import failpoints
 from orchestrator.app.idempotency import Answers, Claim, Claimed
 from orchestrator.app.keys import Principal
 from orchestrator.errors import ConflictError, InvalidInputError
@@ -102,7 +103,9 @@ class IdempotencyMiddleware:
                 # Also when the client has gone and this task is being cancelled.
                 await asyncio.shield(self._release(principal, key))
         if done:
+            failpoints.hit("api.before_remember")
             await self._remember(scope, messages, principal, key)
+            failpoints.hit("api.before_answer")
         for message in messages:
             await send(message)
 

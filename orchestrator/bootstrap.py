@@ -184,7 +184,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
         ),
         keys=ApiKeys(registry, now=now_ms, new_id=new_id, traceparent=current_traceparent),
         queries=SqlQueries(engine),
-        answers=SqlIdempotency(engine),
+        answers=SqlIdempotency(engine, lease_ms=settings.idempotency_lease_ms),
         clock=now_ms,
         metrics=metrics,
         readiness=[database_check(engine)],

@@ -57,13 +57,49 @@ class Settings(BaseSettings):
         2_000, description="Most facts per transaction: larger ones hold locks longer for little gain."
     )
     projector_linger_ms: int = Field(50, description="Longest wait for a fuller batch.")
+    projector_stuck_s: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds without a fetch after which a projector loses its partitions: its buffers are full and nothing moves.",
+    )
     fetch_wait_ms: int = Field(25, description="Broker-side wait for fetch_min_bytes; more saves CPU at low rates.")
+
+    # --- rebuild
+    rebuild_batch: int = Field(
+        20_000, gt=0, description="Facts per transaction: long runs of a partition hold a device's whole life."
+    )
+    rebuild_compare_rows: int = Field(
+        10_000, gt=0, description="Rows compared at a time: what is fetched where they differ."
+    )
+    rebuild_switch_lag: int = Field(
+        2_000, ge=0, description="Records of all logs left at which the switch is tried: about 50 ms of catching up."
+    )
+    rebuild_recheck: int = Field(
+        20_000, gt=0, description="Most devices compared again while writers wait; after more, the switch is put off."
+    )
+    rebuild_lock_ms: int = Field(
+        500, gt=0, lt=1_000, description="Longest wait for the switch's locks: PostgreSQL breaks deadlocks after 1 s."
+    )
+    rebuild_pause_ms: int = Field(
+        10_000, gt=0, description="Longest that writers wait for the last records; devices time out at 10 s and more."
+    )
+    rebuild_switch_attempts: int = Field(
+        120, gt=0, description="Tries for the switch's locks, about half a second apart: outlasts a vacuum."
+    )
+    rebuild_patience_s: int = Field(
+        60, gt=0, description="Seconds without progress after which a rebuild gives up; it can be run again."
+    )
 
     # --- worker
     slice_size: int = Field(500, description="Most devices per slice transaction.")
     dispatch_poll_ms: int = Field(250, description="Pause of the dispatcher when there is no room.")
     gate_poll_ms: int = Field(1_000, description="How often a phase's gate is looked at.")
     sweep_poll_ms: int = Field(1_000, description="How often a campaign's deadlines are looked at.")
+    worker_heartbeat_ms: int = Field(
+        10_000,
+        ge=1_000,
+        description="A worker that was killed is noticed after this long; a busy one must not be taken for dead.",
+    )
     task_queue: str = "ota"
 
     # --- limits of requests
@@ -71,6 +107,11 @@ class Settings(BaseSettings):
         1 << 30, description="Largest artifact: hawkBit's default, far above any MCU image."
     )
     max_body_bytes: int = Field(1 << 20, description="Largest JSON body of the operator API, imports apart.")
+    idempotency_lease_ms: int = Field(
+        60_000,
+        ge=1_000,
+        description="After this long without an answer a repeated request is performed again: longer than a request takes.",
+    )
     max_import_devices: int = Field(10_000, description="Devices per import request; clients page.")
     max_devices_per_event: int = Field(500, description="Devices per registration event, so that events stay small.")
 

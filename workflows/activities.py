@@ -30,7 +30,7 @@ from workflows.messages import (
     Step,
     StepInput,
 )
-from workflows.policies import BEAT, NOT_YET, TURN
+from workflows.policies import BEATS, NOT_YET, TURN
 
 _CONFIGURATION = (InvalidInputError, NotFoundError, ForbiddenError, UnauthorizedError)
 """Errors that no further attempt heals."""
@@ -138,11 +138,14 @@ def _not_yet(reason: str, pause_ms: int) -> NoReturn:
 @asynccontextmanager
 async def _attempt() -> AsyncGenerator[None]:
     """Heartbeats while the attempt lasts, and domain errors in Temporal's terms, their code as the type."""
+    missed_after = activity.info().heartbeat_timeout
+    assert missed_after is not None, "a killed worker would not be noticed"
+    pause = missed_after.total_seconds() / BEATS
 
     async def beat() -> None:
         while True:
             activity.heartbeat()
-            await asyncio.sleep(BEAT.total_seconds())
+            await asyncio.sleep(pause)
 
     beating = asyncio.create_task(beat())
     try:

@@ -108,7 +108,7 @@ class CampaignWorkflow:
             LookInput(campaign_id=self._campaign.campaign_id),
             result_type=CampaignView,
             start_to_close_timeout=policies.QUICK,
-            heartbeat_timeout=policies.HEARTBEAT,
+            heartbeat_timeout=self._campaign.options.heartbeat,
             retry_policy=policies.RETRY,
         )
         if view.state != self._shown:
@@ -123,7 +123,7 @@ class CampaignWorkflow:
             StepInput(campaign_id=self._campaign.campaign_id, poll_ms=self._campaign.options.sweep_poll_ms),
             result_type=StateReport,
             start_to_close_timeout=policies.LONG,
-            heartbeat_timeout=policies.HEARTBEAT,
+            heartbeat_timeout=self._campaign.options.heartbeat,
             retry_policy=policies.RETRY,
         )
 
@@ -133,6 +133,6 @@ class CampaignWorkflow:
             StepInput(campaign_id=self._campaign.campaign_id, poll_ms=self._campaign.options.gate_poll_ms),
             result_type=StateReport,
             start_to_close_timeout=policies.QUICK,
-            heartbeat_timeout=policies.HEARTBEAT,
+            heartbeat_timeout=self._campaign.options.heartbeat,
             retry_policy=policies.RETRY,
         )

@@ -5,6 +5,7 @@ Payloads stay small: ids, counters and poll intervals, never devices.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -40,13 +41,19 @@ class Step(StrEnum):
 
 
 class Options(BaseModel):
-    """Poll intervals, in milliseconds."""
+    """Intervals, in milliseconds."""
 
     gate_poll_ms: int = 1_000
     sweep_poll_ms: int = 1_000
     dispatch_poll_ms: int = 250
     idle_poll_ms: int = 10_000
     """How often a stopped campaign is looked at: signals are quicker, this is for lost ones."""
+    heartbeat_ms: int = 10_000
+    """A worker that was killed is noticed after this long."""
+
+    @property
+    def heartbeat(self) -> timedelta:
+        return timedelta(milliseconds=self.heartbeat_ms)
 
 
 class CampaignInput(BaseModel):

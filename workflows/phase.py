@@ -64,7 +64,7 @@ class PhaseWorkflow:
             self._step(),
             result_type=StateReport,
             start_to_close_timeout=policies.LONG,
-            heartbeat_timeout=policies.HEARTBEAT,
+            heartbeat_timeout=self._phase.options.heartbeat,
             retry_policy=policies.RETRY,
         )
         if opened.state != CampaignState.RUNNING:
@@ -85,7 +85,7 @@ class PhaseWorkflow:
             self._step(),
             result_type=GateReport,
             start_to_close_timeout=policies.QUICK,
-            heartbeat_timeout=policies.HEARTBEAT,
+            heartbeat_timeout=self._phase.options.heartbeat,
             retry_policy=policies.RETRY,
         )
 
@@ -101,7 +101,7 @@ class PhaseWorkflow:
             ),
             result_type=StateReport,
             start_to_close_timeout=policies.LONG,
-            heartbeat_timeout=policies.HEARTBEAT,
+            heartbeat_timeout=self._phase.options.heartbeat,
             retry_policy=policies.RETRY,
         )
 
@@ -112,7 +112,7 @@ class PhaseWorkflow:
             StepInput(campaign_id=self._phase.campaign_id, poll_ms=self._phase.options.idle_poll_ms),
             result_type=StateReport,
             start_to_close_timeout=policies.QUICK,
-            heartbeat_timeout=policies.HEARTBEAT,
+            heartbeat_timeout=self._phase.options.heartbeat,
             retry_policy=policies.RETRY,
         )
         await workflow.wait_condition(lambda: running.done() or self._moved > seen)

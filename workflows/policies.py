@@ -14,10 +14,8 @@ from temporalio.common import RetryPolicy
 NOT_YET: Final = "not_yet"
 """Type of the benign failure."""
 
-HEARTBEAT: Final = timedelta(seconds=10)
-"""A worker that was killed is noticed after this long; activities beat four times as often."""
-
-BEAT: Final = HEARTBEAT / 4
+BEATS: Final = 4
+"""Heartbeats within the time after which an activity counts as lost."""
 
 QUICK: Final = timedelta(seconds=30)
 """Longest attempt of a look: some statements, or a bounded wait for the projection."""

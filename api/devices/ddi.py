@@ -166,6 +166,7 @@ class Ddi:
         return _taken(event)
 
     async def _write(self, event: d.DeviceEvent) -> tuple[int, int]:
+        failpoints.hit("gateway.before_send")
         written = await self._services.facts.send(event, self._services.traceparent())
         failpoints.hit("gateway.after_ack")
         self._services.ingested(event.type)

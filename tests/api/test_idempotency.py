@@ -111,7 +111,7 @@ async def test_an_answer_that_was_lost_is_made_again_from_the_first_effect(api, 
         assert first.status_code == 201
     at_once = await api("POST", "/v1/campaigns", json=body, headers=KEY)
     assert at_once.json()["code"] == "idempotency.in_flight"
-    monkeypatch.setattr(idempotency, "LEASE_MS", -1)
+    await api.value("UPDATE idempotency SET created_at = created_at - 60000 RETURNING 1")
     later = await api("POST", "/v1/campaigns", json=body, headers=KEY)
     assert (later.status_code, later.json()) == (201, first.json())
     assert await api.value("SELECT count(*) FROM campaign") == 1
@@ -125,7 +125,7 @@ async def test_a_key_that_cannot_be_used_is_refused(api, key):
 
 
 async def test_an_old_answer_is_forgotten(engine):
-    answers = idempotency.SqlIdempotency(engine)
+    answers = idempotency.SqlIdempotency(engine, lease_ms=60_000)
     day = 86_400_000
     assert (await answers.claim("p", "k", "f", 0)).outcome is Claimed.NEW
     await answers.finish("p", "k", 201, {"content": 1, "headers": {}})

@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import failpoints
 from orchestrator.adapters.clock import now_ms
 from orchestrator.adapters.sql import event_log, ledger
 from orchestrator.adapters.sql.engine import transaction
@@ -151,6 +152,11 @@ class SqlCampaignStore:
         self, campaign_id: str, build: Build, *, command_id: str, meta: Meta, expected_version: int | None = None
     ) -> Executed:
         async with transaction(self._engine) as conn:
-            return await execute(
+            done = await execute(
                 conn, campaign_id, build, command_id=command_id, meta=meta, expected_version=expected_version
             )
+            if done.events:
+                failpoints.hit("command.before_commit")
+        if done.events:
+            failpoints.hit("command.after_commit")
+        return done

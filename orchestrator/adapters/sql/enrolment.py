@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator import failpoints
 from orchestrator.adapters.sql import campaigns, ledger
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.fleet import SELECTED, attribute_names, dimension_columns
@@ -244,6 +245,7 @@ async def _freeze(
     while page:
         position = await ledger.append(conn, [_entry(no, row, now) for row in page])
         page = await frozen.fetch(LEDGER_PAGE, timeout=STATEMENT_S)
+    failpoints.hit("enrol.before_append")
     sizes = [sum(added.values()) for added in allotment.phases]
     held = sum(allotment.holdback.values())
 
@@ -259,6 +261,7 @@ async def _freeze(
     done = await campaigns.execute(
         conn, rules.campaign_id, build, command_id=f"enrol/{rules.campaign_id}", meta=Meta(actor="orchestrator")
     )
+    failpoints.hit("enrol.before_commit")
     return done.campaign
 
 

@@ -17,15 +17,14 @@ from orchestrator.app.idempotency import Claim, Claimed
 KEPT_MS: Final = 7 * 86_400_000
 """How long an answer is remembered: longer than any client retries."""
 
-LEASE_MS: Final = 60_000
-"""After this long without an answer a claim counts as left behind; longer than a request takes."""
-
 
 class SqlIdempotency:
     """``orchestrator.app.idempotency.Answers`` on PostgreSQL."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, lease_ms: int) -> None:
+        """After ``lease_ms`` without an answer a claim counts as left behind."""
         self._engine = engine
+        self._lease = lease_ms
 
     async def claim(self, principal: str, key: str, fingerprint: str, now: int) -> Claim:
         """Take the key for this request, or say what became of the request that took it."""
@@ -41,7 +40,7 @@ class SqlIdempotency:
                 fingerprint,
                 now,
                 now - KEPT_MS,
-                now - LEASE_MS,
+                now - self._lease,
             )
             if mine:
                 return Claim(Claimed.NEW)

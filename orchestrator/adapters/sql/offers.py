@@ -166,6 +166,7 @@ class SqlOffers:
                     by_campaign[given.campaign_no].append(waiting)
         for campaign_no, starts in sorted(by_campaign.items()):
             failpoints.hit("start.before_transaction")
+            failpoints.hit("start.before_transaction")
             try:
                 async with transaction(self._engine) as conn:
                     await self._start(conn, campaign_no, starts)

@@ -51,6 +51,7 @@ class TemporalProcesses:
             gate_poll_ms=settings.gate_poll_ms,
             sweep_poll_ms=settings.sweep_poll_ms,
             dispatch_poll_ms=settings.dispatch_poll_ms,
+            heartbeat_ms=settings.worker_heartbeat_ms,
         )
         self._registered = False
 

@@ -36,10 +36,16 @@ def activities(campaigns, decisions):
 
 
 @pytest.fixture
-def attempt():
-    environment = ActivityEnvironment()
-    environment.info = environment.default_info()
-    environment.info.__dict__["started_time"] = datetime.fromtimestamp(NOW / 1_000, UTC)
+def environment():
+    made = ActivityEnvironment()
+    made.info = made.default_info()
+    made.info.__dict__["started_time"] = datetime.fromtimestamp(NOW / 1_000, UTC)
+    made.info.__dict__["heartbeat_timeout"] = timedelta(seconds=10)
+    return made
+
+
+@pytest.fixture
+def attempt(environment):
     return environment.run
 
 
@@ -138,9 +144,9 @@ async def test_what_may_heal_is_tried_again_under_its_code(activities, attempt, 
     assert (error.type, error.non_retryable, str(error)) == (failure.code, False, f"{failure.code}: {failure.detail}")
 
 
-async def test_an_attempt_beats_while_it_lasts(activities, campaigns):
+async def test_an_attempt_beats_while_it_lasts(environment, activities, campaigns):
     await campaigns.launch(ID, [phase("all")])
-    environment, beating, load = ActivityEnvironment(), asyncio.Event(), campaigns.load
+    beating, load = asyncio.Event(), campaigns.load
     environment.on_heartbeat = lambda *_: beating.set()
 
     async def slow(campaign_id):
