@@ -29,7 +29,7 @@ from orchestrator.demo.scenario import FACTORY, Play
 from orchestrator.demo.system import FLEET_STOP_TIMEOUT, System
 from orchestrator.demo.world import World, make_world
 from orchestrator.devstack.process import Command, ProcessRef, spawn
-from orchestrator.devstack.roles import ROLES, Roles, ota_run
+from orchestrator.devstack.roles import ROLES, Roles, RoleStatus, ota_run
 from orchestrator.failpoints import deaths
 from tests.chaos.planted import DEFECTS
 from tests.support.oracle import Evidence, Verdict, judge
@@ -102,6 +102,9 @@ class ChaosSystem(System):
         if self._fleet:
             self._fleet.stop(signal.SIGTERM, FLEET_STOP_TIMEOUT)
             self._fleet = None
+
+    def role(self, name: str) -> RoleStatus:
+        return self._role(name)
 
     def process(self, role: str) -> ProcessRef | None:
         return self._role(role).process
