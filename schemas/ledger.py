@@ -24,6 +24,8 @@ class Kind(StrEnum):
     """Started devices that have not installed are asked to stop; they stay in flight until they answer."""
     RETRY = "retry"
     """These devices wait again in the offer queue for a further attempt."""
+    UNKNOWN = "unknown"
+    """Reports of these devices may have been destroyed with a part of the log; ``seen`` is where they were last seen."""
 
 
 class Cause(StrEnum):
@@ -36,6 +38,8 @@ class Cause(StrEnum):
     """Confirm deadline passed, last seen in ``installed`` or ``trial``: a release failure."""
     HALTED = "halted"
     ABORTED = "aborted"
+    LOG_LOSS = "log_loss"
+    """What the device reported may have been destroyed: nobody is to blame for its silence."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,5 +60,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     command_id: str | None = None
     not_before: int | None = None
     """For retries: earliest time of the next offer, milliseconds since the epoch."""
+    seen: str | msgspec.UnsetType = msgspec.UNSET
+    """For ``unknown``: the state in which the devices were last seen. Left out where it is unset, so that rows from before there
+    was this field keep their hashes."""
     position: int = 0
     """Set by the store."""

@@ -195,7 +195,7 @@ class OfferView(Struct, frozen=True, kw_only=True):
     action_id: int
     attempt: int
     state: str
-    """Assignment state, reports that are answered but not yet projected included."""
+    """Assignment state, reports that are answered but not yet projected included; of an unknown one the state last seen."""
     shown: Shown
     release_id: str
     release_name: str

@@ -3,6 +3,8 @@
 Invariants
 - The fold is a join. Within an attempt states are ranked and the highest wins; of equal ranks the earliest record wins; the row shows
   the latest attempt. So any permutation of the records, with duplicates, of both logs, gives the same row.
+- ``unknown`` refines what was last seen instead of being a step of its own: it ranks just above that state and below the next one. So
+  the device's next report that says more makes it known again, whichever of the two records is folded first.
 - What feeds the gate is sticky over attempts: the first start and the first release failure. One device, one count.
 - Every counter is a function of the row (:func:`contributions`), so counters move by the difference of two rows and can be
   recounted from the rows at any time.
@@ -23,7 +25,7 @@ from schemas.ledger import Cause
 
 
 class State(StrEnum):
-    """States of an assignment, in order of rank; ``eligible`` is a queue entry, not a row."""
+    """States of an assignment, in order of rank but for ``unknown``; ``eligible`` is a queue entry, not a row."""
 
     OFFERED = "offered"
     ACCEPTED = "accepted"
@@ -38,14 +40,20 @@ class State(StrEnum):
     REJECTED = "rejected"
     FAILED = "failed"
     REVERTED = "reverted"
+    UNKNOWN = "unknown"
+    """Reports of the device may have been destroyed with a part of the log; ``progress`` is where it was last seen."""
 
 
-RANK: Final[dict[State, int]] = {state: rank for rank, state in enumerate(State)}
+RANK: Final[dict[State, int]] = {state: 2 * rank for rank, state in enumerate(State) if state is not State.UNKNOWN}
+"""``unknown`` has no rank of its own: see :func:`standing`."""
 
-ACTIVE: Final = frozenset({State.OFFERED, State.ACCEPTED, State.DOWNLOADING, State.INSTALLED, State.TRIAL})
+SEEN: Final = frozenset({State.OFFERED, State.ACCEPTED, State.DOWNLOADING, State.INSTALLED, State.TRIAL})
+"""What an attempt passes through: values of ``progress``."""
+
+ACTIVE: Final = SEEN | {State.UNKNOWN}
 """In flight: these occupy the in-flight cap and the device's slot."""
 
-IN_TRIAL: Final = frozenset({State.INSTALLED, State.TRIAL})
+IN_TRIAL: Final = frozenset({State.INSTALLED, State.TRIAL, State.UNKNOWN})
 """The second slot holds, or may hold, the only way back: nothing may be offered, nothing interrupted."""
 
 IMPLIES_START: Final = frozenset(
@@ -80,8 +88,8 @@ class FailureClass(StrEnum):
 INFRASTRUCTURE: Final = frozenset({FailureClass.TRANSPORT, FailureClass.INTEGRITY, FailureClass.OPERATOR})
 
 
-class Assignment(Struct, frozen=True, kw_only=True):
-    """The row. Times are milliseconds since the epoch, from records, never from a clock."""
+class Assignment(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """The row, its fields in the order of the table's columns. Times are milliseconds since the epoch, from records, never from a clock."""
 
     campaign_no: int
     device_no: int
@@ -109,7 +117,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     failed_class: str | None = None
 
 
-class Observation(Struct, frozen=True, kw_only=True):
+class Observation(Struct, frozen=True, kw_only=True, gc=False):
     """What one record, of either log, says about one attempt."""
 
     attempt: int
@@ -119,6 +127,8 @@ class Observation(Struct, frozen=True, kw_only=True):
     reason: str | None = None
     gate_epoch: int | None = None
     """Epoch of the attempt's offer, when it is not the row's latest attempt."""
+    progress: State = State.OFFERED
+    """For ``unknown``: where the device was last seen."""
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -168,6 +178,11 @@ def is_release_failure(state: State, failure_class: str | None) -> bool:
     return state is State.EXPIRED and failure_class == FailureClass.SILENCE
 
 
+def standing(state: State, progress: State) -> int:
+    """Rank within an attempt; ``unknown`` stands between what was last seen and the state after it."""
+    return RANK[progress] + 1 if state is State.UNKNOWN else RANK[state]
+
+
 def observe(row: Assignment, seen: Observation) -> Assignment:
     """Join one record into the row.
 
@@ -175,32 +190,37 @@ def observe(row: Assignment, seen: Observation) -> Assignment:
     the offer that opens an attempt precedes everything said about it.
     """
     changes: dict[str, object] = {}
-    if seen.state in IMPLIES_START:
-        epoch = row.gate_epoch if seen.attempt == row.attempt or seen.gate_epoch is None else seen.gate_epoch
-        first = (seen.at, epoch)
-        if row.first_started_at is None or first < (row.first_started_at, row.first_started_epoch):
-            changes["first_started_at"], changes["first_started_epoch"] = first
-    if is_release_failure(seen.state, seen.failure_class):
-        failure = (seen.at, seen.failure_class or "")
+    state, at = seen.state, seen.at
+    current = seen.attempt == row.attempt
+    if state in IMPLIES_START:
+        since = row.first_started_at
+        if since is None or at <= since:
+            epoch = row.gate_epoch if current or seen.gate_epoch is None else seen.gate_epoch
+            if since is None or (at, epoch) < (since, row.first_started_epoch):
+                changes["first_started_at"], changes["first_started_epoch"] = at, epoch
+        if current and (row.started_at is None or at < row.started_at):
+            changes["started_at"] = at
+    if is_release_failure(state, seen.failure_class):
+        failure = (at, seen.failure_class or "")
         if row.failed_at is None or failure < (row.failed_at, row.failed_class or ""):
-            changes["failed_at"], changes["failed_class"] = seen.at, seen.failure_class
-    if seen.attempt == row.attempt:
-        _observe_current(row, seen, changes)
+            changes["failed_at"], changes["failed_class"] = at, seen.failure_class
+    if current:
+        _raise_state(row, seen, changes)
     return replace(row, **changes) if changes else row
 
 
-def _observe_current(row: Assignment, seen: Observation, changes: dict[str, object]) -> None:
-    if seen.state in IMPLIES_START and (row.started_at is None or seen.at < row.started_at):
-        changes["started_at"] = seen.at
-    if seen.state in ACTIVE and RANK[seen.state] > RANK[row.progress]:
-        changes["progress"] = seen.state
-    new, old = RANK[seen.state], RANK[row.state]
+def _raise_state(row: Assignment, seen: Observation, changes: dict[str, object]) -> None:
+    state = seen.state
+    reached = seen.progress if state is State.UNKNOWN else state
+    if reached in SEEN and RANK[reached] > RANK[row.progress]:
+        changes["progress"] = reached
+    new, old = standing(state, seen.progress), standing(row.state, row.progress)
     if new > old or (
         new == old
         and (seen.at, seen.failure_class or "", seen.reason or "")
         < (row.changed_at, row.failure_class or "", row.reason or "")
     ):
-        changes["state"] = seen.state
+        changes["state"] = state
         changes["changed_at"] = seen.at
         changes["failure_class"] = seen.failure_class
         changes["reason"] = seen.reason
@@ -214,7 +234,10 @@ def cancel_requested(row: Assignment, attempt: int, at: int) -> Assignment:
 
 
 def expiry(attempt: int, cause: Cause, at: int) -> Observation:
-    """What an ``expire`` row says. Silence after the image was installed blames the release, before it the infrastructure."""
+    """What an ``expire`` row says.
+
+    Silence after the image was installed blames the release, before it the infrastructure, and after a loss of the log nobody.
+    """
     silent = cause is Cause.SILENT_TRIAL
     return Observation(
         attempt=attempt,
@@ -235,6 +258,11 @@ def withdrawal(attempt: int, cause: Cause, at: int) -> Observation:
     return Observation(
         attempt=attempt, state=State.CANCELLED, at=at, failure_class=FailureClass.OPERATOR, reason=str(cause)
     )
+
+
+def loss(attempt: int, progress: State, at: int) -> Observation:
+    """What an ``unknown`` row says: what the device reported after ``progress`` may have been destroyed."""
+    return Observation(attempt=attempt, state=State.UNKNOWN, at=at, reason=str(Cause.LOG_LOSS), progress=progress)
 
 
 def holds_slot(row: Assignment) -> bool:
@@ -258,6 +286,8 @@ def overdue(row: Assignment, now: int, offer_ttl: int, confirm_deadline: int) ->
         return None
     if what[0] == "offer":
         return Cause.OFFER_TTL
+    if row.state is State.UNKNOWN:
+        return Cause.LOG_LOSS
     return Cause.SILENT_TRIAL if row.progress in IN_TRIAL else Cause.SILENT
 
 
@@ -286,13 +316,37 @@ def maturity(row: Assignment, bucket_ms: int) -> tuple[MaturityKey, MaturityCoun
     """The row's part in the promote test, filed under the time of its first start; None before that.
 
     Promotion looks at devices that started at least one confirm deadline ago: those of old enough buckets. Good is confirmed
-    without any release failure; a device that was cancelled, superseded or not applicable is outside the denominator.
+    without any release failure; a device that was cancelled, superseded or not applicable is outside the denominator, and so is one
+    whose silence a loss of the log explains.
     """
     if row.first_started_at is None or row.first_started_epoch is None:
         return None
     good = row.state is State.CONFIRMED and row.failed_at is None
     key = (row.phase, row.stratum, row.first_started_epoch, row.first_started_at // bucket_ms)
-    return key, (1, int(good), int(row.state in EXCLUDED))
+    return key, (1, int(good), int(row.state in EXCLUDED or _unheard(row)))
+
+
+def _unheard(row: Assignment) -> bool:
+    if row.failed_at is not None:
+        return False  # one failure is known, whatever else was not heard
+    return row.state is State.UNKNOWN or (row.state is State.EXPIRED and row.reason == Cause.LOG_LOSS)
+
+
+def shape(row: Assignment, bucket_ms: int) -> tuple[int, int, State, int | None, bool, int | None, bool]:
+    """All that :func:`contributions` and :func:`maturity` look at: rows of one campaign with equal shapes add the same."""
+    since = row.first_started_at
+    return (
+        row.phase,
+        row.stratum,
+        row.state,
+        row.first_started_epoch,
+        row.failed_at is None,
+        None if since is None else since // bucket_ms,
+        row.state in _QUIET and _unheard(row),
+    )
+
+
+_QUIET: Final = frozenset({State.UNKNOWN, State.EXPIRED})
 
 
 def bucket_ms(confirm_deadline: int) -> int:

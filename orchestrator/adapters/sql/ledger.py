@@ -25,7 +25,7 @@ LAST_ACTION = 2**31 - 1
 
 _COLUMNS = (
     "position, campaign_no, kind, phase, stratum, gate_epoch, attempt, cause, device_nos, action_base, control_version,"
-    " command_id, not_before, at"
+    " command_id, not_before, seen, at"
 )
 
 
@@ -90,6 +90,7 @@ async def append(conn: asyncpg.Connection, entries: Sequence[Entry]) -> int:
                 entry.control_version,
                 entry.command_id,
                 entry.not_before,
+                None if entry.seen is msgspec.UNSET else entry.seen,
                 entry.at,
                 prev,
                 digest,
@@ -98,7 +99,7 @@ async def append(conn: asyncpg.Connection, entries: Sequence[Entry]) -> int:
         prev = digest
     await conn.executemany(
         f"INSERT INTO decision_ledger ({_COLUMNS}, prev_hash, hash)"
-        " VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16)",
+        " VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)",
         rows,
     )
     await conn.execute("UPDATE ledger_head SET position = $1, hash = $2", position, prev)
@@ -128,6 +129,7 @@ def entry(row: asyncpg.Record) -> Entry:
         control_version=row["control_version"],
         command_id=row["command_id"],
         not_before=row["not_before"],
+        seen=msgspec.UNSET if row["seen"] is None else row["seen"],
         position=row["position"],
     )
 

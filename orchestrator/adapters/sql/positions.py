@@ -1,7 +1,7 @@
 """The read position of a projection: in the database, fenced by an epoch, checked against the broker's log.
 
 A claim bumps the epoch, so whoever held the partitions before can no longer commit. A claim is refused, and the projector stops
-with its own exit code, when the log no longer holds what has not been read: retention, a recreated topic, a restored broker.
+with its own exit code, when the log no longer holds what has not been read (``orchestrator.domain.log_loss``).
 """
 
 from __future__ import annotations
@@ -11,14 +11,20 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from orchestrator.domain.log_loss import Bookmark, LogDamageError, LogIdentity, LogState, find_losses
 from orchestrator.errors import OtaError
 
-
-class LogDamageError(OtaError):
-    """The log no longer holds what the projection has not read yet."""
-
-    code = "projection.log_damaged"
-    remedy = "Restore the topic, or accept the loss explicitly; the projector never skips unread events by itself."
+__all__ = [
+    "BrokenChainError",
+    "Claim",
+    "FencedError",
+    "LogDamageError",
+    "LogIdentity",
+    "advance",
+    "bookmarks",
+    "claim",
+    "positions",
+]
 
 
 class FencedError(OtaError):
@@ -31,14 +37,6 @@ class BrokenChainError(OtaError):
     """A batch was delivered that does not follow the position."""
 
     code = "projection.chain_broken"
-
-
-@dataclass(frozen=True, slots=True)
-class LogIdentity:
-    """Which incarnation of the topic this is."""
-
-    cluster_id: str
-    topic_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +79,9 @@ async def claim(
         topic,
         partitions,
     )
-    for row in rows:
-        start, end = bounds[row["partition"]]
-        where = f"{topic}/{row['partition']}"
-        if (row["topic_id"], row["cluster_id"]) != (identity.topic_id, identity.cluster_id):
-            raise LogDamageError(
-                f"{where}: the position belongs to topic id {row['topic_id']} of cluster {row['cluster_id']},"
-                f" the broker has {identity.topic_id} of {identity.cluster_id}."
-            )
-        if row["next_offset"] < start:
-            raise LogDamageError(f"{where}: the log starts at {start}, unread events begin at {row['next_offset']}.")
-        if row["next_offset"] > end:
-            raise LogDamageError(f"{where}: the log ends at {end}, the position is {row['next_offset']}.")
+    found = {row["partition"]: _bookmark(row) for row in rows}
+    if losses := find_losses(topic, found, LogState(identity, bounds)):
+        raise LogDamageError.of(losses)
     return {row["partition"]: Claim(row["next_offset"], row["epoch"]) for row in rows}
 
 
@@ -130,3 +119,18 @@ async def positions(conn: asyncpg.Connection, projection: str, topic: str) -> di
         "SELECT partition, next_offset FROM projection_position WHERE projection = $1 AND topic = $2", projection, topic
     )
     return {row["partition"]: row["next_offset"] for row in rows}
+
+
+async def bookmarks(conn: asyncpg.Connection, projection: str, topic: str) -> dict[int, Bookmark]:
+    """Where the projection reads on, and in which incarnation of the topic, by partition."""
+    rows = await conn.fetch(
+        "SELECT partition, topic_id, cluster_id, next_offset FROM projection_position"
+        " WHERE projection = $1 AND topic = $2",
+        projection,
+        topic,
+    )
+    return {row["partition"]: _bookmark(row) for row in rows}
+
+
+def _bookmark(row: asyncpg.Record) -> Bookmark:
+    return Bookmark(LogIdentity(row["cluster_id"], row["topic_id"]), row["next_offset"])

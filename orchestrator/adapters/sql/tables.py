@@ -127,6 +127,7 @@ class DecisionLedger(_Table, table=True):
     at: int = _big()
     prev_hash: bytes = _bytes()
     hash: bytes = _bytes()
+    seen: str | None = _text(nullable=True)
 
 
 class LedgerHead(_Table, table=True):
@@ -144,6 +145,46 @@ class ActionHead(_Table, table=True):
     __table_args__: ClassVar[Any] = _HEAD
     one: int = _small(primary_key=True)
     next_action: int = _big()
+
+
+class FactArchive(_Table, table=True):
+    """Facts of a partition that were projected before a part of its log was lost: the log holds them no more, these are the truth.
+
+    ``twin`` stands with the last attributes that a device reported: what the device table held after them.
+    """
+
+    __table_args__: ClassVar[Any] = (Index("fact_archive_device", "device_no", "recorded_at"),)
+    partition: int = _int(primary_key=True)
+    loss: int = _int(primary_key=True)
+    """Number of the loss: the version of its event in the stream of the partition."""
+    offset: int = _big(primary_key=True)
+    device_no: int = _int()
+    campaign_no: int | None = _int(nullable=True)
+    attempt: int | None = _small(nullable=True)
+    gate_epoch: int | None = _small(nullable=True)
+    """Of the attempt's offer."""
+    event_id: str = _text()
+    type: str = _text()
+    recorded_at: int = _big()
+    failure_class: str | None = _text(nullable=True)
+    reason: str | None = _text(nullable=True)
+    detail: str | None = _text(nullable=True)
+    twin: dict[str, Any] | None = _json(nullable=True)
+
+
+class DeadLetterArchive(_Table, table=True):
+    """Dead letters of a log that is gone, beside ``fact_archive``."""
+
+    topic: str = _text(primary_key=True)
+    partition: int = _int(primary_key=True)
+    loss: int = _int(primary_key=True)
+    offset: int = _big(primary_key=True)
+    code: str = _text()
+    detail: str = _text()
+    event_id: str | None = _text(nullable=True)
+    key: bytes | None = _bytes(nullable=True)
+    value: bytes = _bytes()
+    recorded_at: int = _big()
 
 
 class DeviceIdentity(_Table, table=True):

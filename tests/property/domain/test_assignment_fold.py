@@ -11,6 +11,7 @@ from orchestrator.domain.assignment import (
     ACTIVE,
     IN_TRIAL,
     RANK,
+    SEEN,
     Assignment,
     Observation,
     Offer,
@@ -19,10 +20,12 @@ from orchestrator.domain.assignment import (
     contributions,
     expiry,
     holds_slot,
+    loss,
     maturity,
     observe,
     offered,
     offered_again,
+    standing,
     start,
     withdrawal,
 )
@@ -35,7 +38,7 @@ TIMES = st.integers(1_000, 1_020)
 reports = st.builds(
     Observation,
     attempt=st.sampled_from(ATTEMPTS),
-    state=st.sampled_from([state for state in State if state is not State.OFFERED]),
+    state=st.sampled_from([state for state in State if state not in {State.OFFERED, State.UNKNOWN}]),
     at=TIMES,
     failure_class=st.sampled_from([None, "boot", "health", "transport", "integrity"]),
     reason=st.sampled_from([None, "a", "b"]),
@@ -43,8 +46,12 @@ reports = st.builds(
 decisions = st.one_of(
     st.builds(start, st.sampled_from(ATTEMPTS), TIMES),
     st.builds(
-        expiry, st.sampled_from(ATTEMPTS), st.sampled_from([Cause.OFFER_TTL, Cause.SILENT, Cause.SILENT_TRIAL]), TIMES
+        expiry,
+        st.sampled_from(ATTEMPTS),
+        st.sampled_from([Cause.OFFER_TTL, Cause.SILENT, Cause.SILENT_TRIAL, Cause.LOG_LOSS]),
+        TIMES,
     ),
+    st.builds(loss, st.sampled_from(ATTEMPTS), st.sampled_from(sorted(SEEN)), TIMES),
     st.builds(withdrawal, st.sampled_from(ATTEMPTS), st.sampled_from([Cause.HALTED, Cause.ABORTED]), TIMES),
 )
 cancels = st.tuples(st.just("cancel"), st.sampled_from(ATTEMPTS), TIMES)
@@ -69,6 +76,7 @@ def fold(items: list) -> Assignment:
                 failure_class=item.failure_class,
                 reason=item.reason,
                 gate_epoch=EPOCHS[item.attempt],
+                progress=item.progress,
             )
             row = observe(row, known)
     return offered_again(row, OFFERS[3])
@@ -119,7 +127,7 @@ def test_a_release_failure_is_never_forgotten(items):
 def test_the_state_of_an_attempt_only_rises(items, more):
     row = fold(items)
     after = observe(row, more)
-    assert RANK[after.state] >= RANK[row.state]
+    assert standing(after.state, after.progress) >= standing(row.state, row.progress)
 
 
 @given(records)
@@ -127,3 +135,20 @@ def test_a_slot_is_held_exactly_in_flight_or_in_an_unresolved_trial(items):
     row = fold(items)
     unresolved = row.state is State.EXPIRED and row.progress in IN_TRIAL
     assert holds_slot(row) == (row.state in ACTIVE or unresolved)
+
+
+@given(records, st.sampled_from(sorted(SEEN)), TIMES)
+def test_a_loss_leaves_a_device_unknown_exactly_until_it_says_more_than_was_known(items, progress, at):
+    items = [*items, loss(3, progress, at)]
+    own = [item for item in items if isinstance(item, Observation) and item.attempt == 3]
+    known = max((RANK[item.state] for item in own if item.state is not State.UNKNOWN), default=RANK[State.OFFERED])
+    lost = max(RANK[item.progress] for item in own if item.state is State.UNKNOWN)
+    assert (fold(items).state is State.UNKNOWN) == (known <= lost)
+
+
+@given(records, st.sampled_from(ATTEMPTS), st.sampled_from(sorted(SEEN)), TIMES)
+def test_a_loss_counts_no_start_and_no_failure(items, attempt, progress, at):
+    before, after = fold(items), fold([*items, loss(attempt, progress, at)])
+    assert [key for key in contributions(after) if key[0] != "state"] == [
+        key for key in contributions(before) if key[0] != "state"
+    ]

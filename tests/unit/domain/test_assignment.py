@@ -10,7 +10,9 @@ from orchestrator.domain.assignment import (
     State,
     due,
     expiry,
+    holds_slot,
     is_release_failure,
+    loss,
     maturity,
     observe,
     offered,
@@ -73,6 +75,7 @@ def test_a_further_offer_keeps_what_feeds_the_gate():
         (State.EXPIRED, "silence", True),
         (State.EXPIRED, None, False),
         (State.REJECTED, None, False),
+        (State.UNKNOWN, None, False),
         (State.CONFIRMED, None, False),
     ],
 )
@@ -89,6 +92,9 @@ def test_which_ends_blame_the_release(state, failure_class, blames):
         ([start(1, 200)], 700, Cause.SILENT),
         ([start(1, 200), seen(State.INSTALLED, 300)], 700, Cause.SILENT_TRIAL),
         ([start(1, 200), seen(State.CONFIRMED, 300)], 10_000, None),
+        ([loss(1, State.OFFERED, 300)], 1_100, Cause.OFFER_TTL),
+        ([start(1, 200), seen(State.TRIAL, 300), loss(1, State.TRIAL, 400)], 700, Cause.LOG_LOSS),
+        ([start(1, 200), loss(1, State.ACCEPTED, 300), seen(State.TRIAL, 400)], 700, Cause.SILENT_TRIAL),
     ],
 )
 def test_when_and_why_an_attempt_is_overdue(records, now, cause):
@@ -104,6 +110,19 @@ def test_only_confirmed_without_any_failure_is_good_for_the_promote_test():
     assert maturity(row(seen(State.REVERTED), seen(State.CONFIRMED)), 250) == ((0, 0, 1, 0), (1, 0, 0))
     assert maturity(row(seen(State.ACCEPTED), seen(State.CANCELLED)), 250) == ((0, 0, 1, 0), (1, 0, 1))
     assert maturity(row(), 250) is None
+
+
+def test_silence_that_a_loss_of_the_log_explains_counts_neither_for_nor_against_the_release():
+    unheard = row(start(1, 200), seen(State.TRIAL, 300), loss(1, State.TRIAL, 400))
+    assert (unheard.state, unheard.progress, unheard.reason) == (State.UNKNOWN, State.TRIAL, "log_loss")
+    expired = observe(unheard, expiry(1, Cause.LOG_LOSS, 700))
+    assert (expired.state, expired.failed_at, holds_slot(expired)) == (State.EXPIRED, None, True)
+    assert maturity(unheard, 250) == maturity(expired, 250) == ((0, 0, 1, 0), (1, 0, 1))
+
+
+def test_a_failure_that_was_heard_counts_whatever_was_lost_with_it():
+    failed = offered_again(row(seen(State.REVERTED)), Offer(attempt=2, action_id=10, gate_epoch=1, at=900))
+    assert maturity(observe(failed, loss(2, State.OFFERED, 950)), 250) == ((0, 0, 1, 0), (1, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -124,3 +143,19 @@ def test_only_confirmed_without_any_failure_is_good_for_the_promote_test():
 )
 def test_what_a_device_is_shown(state, control, cancel, what):
     assert shown(state, control, cancel_requested=cancel) is what
+
+
+@pytest.mark.parametrize(
+    ("progress", "control", "cancel", "what"),
+    [
+        (State.OFFERED, CampaignState.RUNNING, False, Shown.DEPLOYMENT),
+        (State.OFFERED, CampaignState.PAUSED, False, Shown.NOTHING),
+        (State.DOWNLOADING, CampaignState.RUNNING, False, Shown.DEPLOYMENT),
+        (State.DOWNLOADING, CampaignState.PAUSED, False, Shown.NOTHING),
+        (State.DOWNLOADING, CampaignState.HALTED, False, Shown.NOTHING),
+        (State.DOWNLOADING, CampaignState.RUNNING, True, Shown.NOTHING),
+        (State.TRIAL, CampaignState.HALTED, True, Shown.DEPLOYMENT),
+    ],
+)
+def test_what_a_device_is_shown_that_may_have_gone_on_unheard(progress, control, cancel, what):
+    assert shown(State.UNKNOWN, control, cancel_requested=cancel, progress=progress) is what
