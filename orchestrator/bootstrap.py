@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.clock import new_id, now_ms
 from orchestrator.adapters.sql.engine import RETRYABLE, make_engine
+from orchestrator.collector import spare_collector
 from orchestrator.config import Settings
 from orchestrator.errors import InvalidInputError, UnavailableError
 from orchestrator.telemetry import logs
@@ -235,10 +236,11 @@ async def _gateway(role: _Role) -> None:
         readiness=[database_check(engine), ("kafka", facts.ready)],
         transient=TRANSIENT,
         traceparent=current_traceparent,
-        ingested=lambda kind: instruments.events_ingested.add(1, {"type": kind}),
+        ingested=instruments.events_ingested.count,
         refused=lambda kind, code: instruments.events_rejected.add(1, {"type": kind, "reason": code}),
         put_off=lambda kind, code: instruments.gateway_put_off.add(1, {"type": kind, "reason": code}),
     )
+    spare_collector()
     await _serve(role, create_gateway(services), settings.gateway_port)
 
 

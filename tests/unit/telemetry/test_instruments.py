@@ -128,7 +128,8 @@ def test_the_text_of_metrics_names_each_instrument_as_the_alert_rules_do(telemet
     shown.gate_evaluations.add(1, {"verdict": "hold", "reason": "soak"})
     shown.transitions.add(1, {"to": "confirmed", "campaign.kind": "update"})
     shown.failures.add(1, {"class": "health"})
-    shown.events_ingested.add(1, {"type": "device.update.confirmed"})
+    shown.events_ingested.count("device.update.confirmed")
+    shown.events_ingested.count("device.update.confirmed")
     shown.events_rejected.add(1, {"type": "feedback", "reason": "malformed"})
     shown.events_duplicates.add(1, {"type": "device.update.confirmed"})
     shown.dead_letters.add(1, {"topic": "t", "reason": "event.undecodable"})
@@ -165,3 +166,4 @@ def test_the_text_of_metrics_names_each_instrument_as_the_alert_rules_do(telemet
     }
     labels = 'otel_scope_name="bellwether",otel_scope_schema_url="",otel_scope_version=""'
     assert f'ota_campaign_device_count{{campaign_id="cmp_a",device_state="trial",{labels},phase="0"}} 7.0' in lines
+    assert f'ota_events_ingested_total{{{labels},type="device.update.confirmed"}} 2.0' in lines
