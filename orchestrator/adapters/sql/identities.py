@@ -6,7 +6,6 @@ token give the same answer by the same path. Lookups that arrive together are on
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import time
 from collections import OrderedDict
@@ -22,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import RETRYABLE, driver
+from orchestrator.adapters.sql.grouping import Grouped
 from orchestrator.domain.profile import Profile, ProfileError, parse_profile
 from orchestrator.errors import UnavailableError
 
@@ -83,8 +83,7 @@ class SqlIdentities:
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._profiles: dict[str, Profile] = {}
-        self._wanted: dict[str, asyncio.Future[Identity | None]] = {}
-        self._reader: asyncio.Task[None] | None = None
+        self._lookups: Grouped[str, Identity] = Grouped(self._look_up, MAX_LOOKUP)
 
     async def authenticate(self, device_id: str, token: str, *, attributes: bool = False) -> Identity | None:
         """The device, if this is its token; None for a wrong token and for an unknown device.
@@ -125,32 +124,17 @@ class SqlIdentities:
     async def _read(self, device_id: str) -> Identity | None:
         if "\0" in device_id:
             return None  # PostgreSQL's text holds no NUL
-        waiter = self._wanted.get(device_id)
-        if waiter is None:
-            waiter = self._wanted[device_id] = asyncio.get_running_loop().create_future()
-            waiter.add_done_callback(_retrieve)
-        if self._reader is None or self._reader.done():
-            self._reader = asyncio.create_task(self._read_wanted())
-        return await asyncio.shield(waiter)
+        return await self._lookups.ask(device_id)
 
-    async def _read_wanted(self) -> None:
-        while self._wanted:
-            group = {device_id: self._wanted.pop(device_id) for device_id in list(self._wanted)[:MAX_LOOKUP]}
-            try:
-                found = await self._query(list(group))
-            except (SQLAlchemyError, *RETRYABLE) as error:
-                for waiter in group.values():
-                    waiter.set_exception(UnavailableError(f"The device registry cannot be read: {error!r}."))
-                continue
-            except BaseException as error:
-                for waiter in group.values():
-                    waiter.set_exception(UnavailableError(f"The device registry cannot be read: {error!r}."))
-                raise
-            now = self._clock()
-            for device_id, waiter in group.items():
-                identity = found.get(device_id)
-                self._remember(device_id, _Entry(identity, now))
-                waiter.set_result(identity)
+    async def _look_up(self, device_ids: Sequence[str]) -> dict[str, Identity]:
+        try:
+            found = await self._query(device_ids)
+        except (SQLAlchemyError, *RETRYABLE) as error:
+            raise UnavailableError(f"The device registry cannot be read: {error!r}.") from error
+        now = self._clock()
+        for device_id in device_ids:
+            self._remember(device_id, _Entry(found.get(device_id), now))
+        return found
 
     async def _query(self, device_ids: Sequence[str]) -> dict[str, Identity]:
         async with driver(self._engine) as conn:
@@ -191,9 +175,3 @@ def _verified(identity: Identity | None, digest: str) -> Identity | None:
     expected = _NOBODY if identity is None or identity.token_hash is None else identity.token_hash
     matches = hmac.compare_digest(digest, expected)
     return identity if matches and identity is not None and identity.token_hash is not None else None
-
-
-def _retrieve(waiter: asyncio.Future[Identity | None]) -> None:
-    # Whoever asked may have gone; the error is no news then.
-    if not waiter.cancelled():
-        waiter.exception()

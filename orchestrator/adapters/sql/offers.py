@@ -7,10 +7,9 @@ group size and no timer adds latency.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import asyncpg
@@ -18,72 +17,34 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
 from orchestrator.adapters.sql import ledger, positions, rows
-from orchestrator.adapters.sql.actions import ActionRanges
+from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
 from orchestrator.adapters.sql.dispatch import control_state, halted_strata
-from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.engine import driver, transaction
 from orchestrator.adapters.sql.facts import PROJECTION
+from orchestrator.adapters.sql.grouping import Grouped
 from orchestrator.adapters.sql.locks import share_control
 from orchestrator.adapters.sql.offer_board import OfferBoard
+from orchestrator.adapters.sql.offer_views import read_views
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import OfferView
-from orchestrator.domain.assignment import State, due, observe, standing, start
+from orchestrator.domain.assignment import State, due, observe, start
 from orchestrator.domain.campaign import CampaignState
-from orchestrator.domain.visibility import Shown, shown
+from orchestrator.domain.visibility import Shown
 from schemas.ledger import Entry, Kind
 
 SHARD = 102
 """Counter shard of starts."""
 
 GROUP = 256
-"""Most starts of one transaction."""
-
-_VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.state, a.progress,
-    a.cancel_requested_at IS NOT NULL AS cancel,
-    c.campaign_id, coalesce((SELECT h.state FROM control h WHERE h.campaign_no = a.campaign_no AND h.stratum = a.stratum),
-        k.state) AS control, r.release_id, r.name AS release_name, r.version AS release_version,
-    f.sha256, f.sha1, f.md5, f.size, f.filename,
-    (SELECT array_agg(o.state) FROM report_overlay o WHERE o.device_no = a.device_no AND o.action_id = a.action_id) AS overlay
-FROM device_slot s JOIN assignment a ON a.device_no = s.device_no AND a.campaign_no = s.campaign_no
-JOIN campaign c ON c.campaign_no = a.campaign_no
-JOIN control k ON k.campaign_no = a.campaign_no AND k.stratum = -1
-JOIN device_identity d ON d.device_no = a.device_no
-JOIN release r ON r.release_id = c.release_id
-JOIN artifact f ON f.hardware_model = d.hardware_model AND f.sha256 = r.artifacts ->> d.hardware_model
-WHERE s.device_no = ANY($1::int[])"""
-
-
-def _view(row: asyncpg.Record) -> OfferView:
-    progress = State(row["progress"])
-    states = [State(row["state"]), *(State(state) for state in row["overlay"] or ())]
-    state = max(states, key=lambda each: standing(each, progress))
-    return OfferView(
-        campaign_no=row["campaign_no"],
-        campaign_id=row["campaign_id"],
-        device_no=row["device_no"],
-        action_id=row["action_id"],
-        attempt=row["attempt"],
-        state=(progress if state is State.UNKNOWN else state).value,
-        shown=shown(state, CampaignState(row["control"]), cancel_requested=row["cancel"], progress=progress),
-        release_id=row["release_id"],
-        release_name=row["release_name"],
-        release_version=row["release_version"],
-        sha256=row["sha256"],
-        sha1=row["sha1"],
-        md5=row["md5"],
-        size=row["size"],
-        filename=row["filename"],
-    )
+"""Most devices of one read and starts of one transaction."""
 
 
 class _StoppedError(Exception):
     pass
 
 
-@dataclass(slots=True)
-class _Waiting:
-    device_no: int
-    action_id: int
-    answer: asyncio.Future[OfferView | None]
+_Start = tuple[int, int]
+"""(device_no, action_id)"""
 
 
 class SqlOffers:
@@ -96,28 +57,32 @@ class SqlOffers:
         self._topic = topic
         self._rules = RulesCache()
         self._actions = ActionRanges()
-        self._waiting: list[_Waiting] = []
-        self._flusher: asyncio.Task[None] | None = None
+        self._views: Grouped[int, OfferView] = Grouped(self._read_views, GROUP)
+        self._starts: Grouped[_Start, OfferView] = Grouped(self._start_group, GROUP)
 
     async def current(self, device_no: int) -> OfferView | None:
         if self._board is not None and self._board.idle(device_no):
             return None
         position = 0 if self._board is None else self._board.position
-        async with transaction(self._engine) as conn:
-            row = await conn.fetchrow(_VIEW, [device_no])
-        if row is not None:
-            return _view(row)
-        if self._board is not None:
+        view = await self._views.ask(device_no)
+        if view is None and self._board is not None:
             self._board.take_off(device_no, position)
-        return None
+        return view
 
     async def owner(self, action_id: int) -> tuple[int, int, int] | None:
-        async with transaction(self._engine) as conn:
-            given = await self._actions.find(conn, action_id)
+        given = await self._given(action_id)
+        device = None if given is None else given.device(action_id)
+        return None if given is None or device is None else (given.campaign_no, given.attempt, device)
+
+    async def _given(self, action_id: int) -> ActionRange | None:
+        given = self._actions.known(action_id)
         if given is None:
-            return None
-        device = given.device(action_id)
-        return None if device is None else (given.campaign_no, given.attempt, device)
+            async with driver(self._engine) as conn:
+                given = await self._actions.find(conn, action_id)
+        return given
+
+    async def _read_views(self, device_nos: Sequence[int]) -> dict[int, OfferView]:
+        return await read_views(self._engine, device_nos)
 
     async def overlay(self, device_no: int, action_id: int, state: str, partition: int, offset: int) -> None:
         async with transaction(self._engine) as conn:
@@ -135,63 +100,56 @@ class SqlOffers:
             )
 
     async def positions(self) -> dict[int, int]:
-        async with transaction(self._engine) as conn:
+        async with driver(self._engine) as conn:
             return await positions.positions(conn, PROJECTION, self._topic)
 
     async def start(self, device_no: int, action_id: int) -> OfferView | None:
-        waiting = _Waiting(device_no, action_id, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        if self._flusher is None or self._flusher.done():
-            self._flusher = asyncio.create_task(self._flush())
-        return await waiting.answer
+        given = await self._given(action_id)
+        if given is None or given.device(action_id) != device_no:
+            return None
+        return await self._starts.ask((device_no, action_id))
 
-    async def _flush(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
-            try:
-                await self._start_group(group)
-            except Exception as error:  # noqa: BLE001  every waiter learns of it; the next group is tried
-                for waiting in group:
-                    if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
-
-    async def _start_group(self, group: Sequence[_Waiting]) -> None:
-        by_campaign: dict[int, list[_Waiting]] = defaultdict(list)
-        async with transaction(self._engine) as conn:
-            for waiting in group:
-                given = await self._actions.find(conn, waiting.action_id)
-                if given is None or given.device(waiting.action_id) != waiting.device_no:
-                    _answer(waiting, None)
-                else:
-                    by_campaign[given.campaign_no].append(waiting)
+    async def _start_group(self, group: Sequence[_Start]) -> dict[_Start, OfferView | Exception]:
+        by_campaign: dict[int, set[_Start]] = defaultdict(set)
+        for wanted in group:
+            given = self._actions.known(wanted[1])
+            assert given is not None
+            by_campaign[given.campaign_no].add(wanted)
+        answers: dict[_Start, OfferView | Exception] = {}
         for campaign_no, starts in sorted(by_campaign.items()):
-            failpoints.hit("start.before_transaction")
-            failpoints.hit("start.before_transaction")
             try:
-                async with transaction(self._engine) as conn:
-                    await self._start(conn, campaign_no, starts)
-            except _StoppedError:
-                pass  # nothing was written; the views below say what each device may still see
-            else:
-                failpoints.hit("start.after_commit")
-            async with transaction(self._engine) as conn:
-                found = await conn.fetch(_VIEW, [waiting.device_no for waiting in starts])
-            views = {row["device_no"]: _view(row) for row in found}
-            for waiting in starts:
-                view = _revealed(views.get(waiting.device_no), waiting.action_id)
-                if view is not None and self._board is not None:
-                    self._board.put_on(waiting.device_no)  # its next request must not be taken for an idle one
-                _answer(waiting, view)
+                views = await self._start_and_read(campaign_no, starts)
+            except Exception as error:  # noqa: BLE001  one campaign's trouble is not another's
+                answers |= dict.fromkeys(starts, error)
+                continue
+            for device_no, action_id in starts:
+                view = _revealed(views.get(device_no), action_id)
+                if view is None:
+                    continue
+                if self._board is not None:
+                    self._board.put_on(device_no)  # its next request must not be taken for an idle one
+                answers[device_no, action_id] = view
+        return answers
 
-    async def _start(self, conn: asyncpg.Connection, campaign_no: int, starts: Sequence[_Waiting]) -> None:
+    async def _start_and_read(self, campaign_no: int, starts: AbstractSet[_Start]) -> dict[int, OfferView]:
+        failpoints.hit("start.before_transaction")
+        try:
+            async with transaction(self._engine) as conn:
+                await self._start(conn, campaign_no, starts)
+        except _StoppedError:
+            pass  # nothing was written; the views say what each device may still see
+        else:
+            failpoints.hit("start.after_commit")
+        return await read_views(self._engine, [device_no for device_no, _ in starts])
+
+    async def _start(self, conn: asyncpg.Connection, campaign_no: int, starts: AbstractSet[_Start]) -> None:
         rules = (await self._rules.get(conn, [campaign_no]))[campaign_no]
-        wanted = {waiting.device_no: waiting.action_id for waiting in starts}
-        locked = await rows.lock(conn, [(device, campaign_no) for device in wanted])
+        locked = await rows.lock(conn, [(device, campaign_no) for device, _ in starts])
         halted = await halted_strata(conn, campaign_no)
         fresh = [
             row
             for row in locked.values()
-            if row.action_id == wanted[row.device_no]
+            if (row.device_no, row.action_id) in starts
             and row.stratum not in halted
             and row.state in {State.OFFERED, State.UNKNOWN}
             and row.progress is State.OFFERED
@@ -241,11 +199,6 @@ def _revealed(view: OfferView | None, action_id: int) -> OfferView | None:
     if view is None or view.action_id != action_id or view.shown is not Shown.DEPLOYMENT:
         return None
     return None if view.state == State.OFFERED.value else view
-
-
-def _answer(waiting: _Waiting, view: OfferView | None) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(view)
 
 
 async def _now(conn: asyncpg.Connection) -> int:
