@@ -1,10 +1,11 @@
 """Named places where a process can be made to die, as by a power cut: between any two of the steps that must not come apart.
 
 Nothing happens unless ``OTA_FAILPOINTS`` names places when the process starts: ``name:probability[:count]``, comma separated. A place
-is passed only with work in flight. When it fires, one line (``name pid nanoseconds``) is forced into ``OTA_FAILPOINT_LOG`` and the
-process kills itself with SIGKILL, so nothing is closed, flushed or rolled back by it. ``count`` is the most deaths of that place over
-all processes, by the log's lines. The dice come from ``OTA_FAILPOINT_SEED``, the name and the deaths of all places so far, so a
-restarted process throws them anew and a run can be repeated.
+is passed only with work in flight. None fires before the file ``OTA_FAILPOINT_LOG`` exists, so that a test can set the stage first.
+When one does, a line (``name pid nanoseconds``) is forced into that file and the process kills itself with SIGKILL, so nothing is
+closed, flushed or rolled back by it. ``count`` is the most deaths of that place over all processes, by the log's lines. The dice come
+from ``OTA_FAILPOINT_SEED``, the name and the deaths of all places so far, so a restarted process throws them anew and a run can be
+repeated.
 """
 
 from __future__ import annotations
@@ -110,8 +111,10 @@ class Failpoints:
             return
         if place.count is not None and deaths(self.log)[name] >= place.count:
             return
+        if not self.log.exists():
+            return
         line = f"{name} {os.getpid()} {time.time_ns()}\n".encode()
-        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        log = os.open(self.log, os.O_WRONLY | os.O_APPEND)
         os.write(log, line)
         os.fsync(log)
         os.kill(os.getpid(), signal.SIGKILL)

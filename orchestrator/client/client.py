@@ -141,8 +141,10 @@ class OtaClient:
 
     # ---- campaigns
 
-    def create_campaign(self, name: str, plan: Mapping[str, Any]) -> m.CampaignDetail:
-        return self._post("/v1/campaigns", {"name": name, "plan": dict(plan)})
+    def create_campaign(
+        self, name: str, plan: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> m.CampaignDetail:
+        return self._post("/v1/campaigns", {"name": name, "plan": dict(plan)}, idempotency_key=idempotency_key)
 
     def campaigns(self, *, state: str | None = None) -> Iterator[m.Campaign]:
         """The newest first."""
@@ -160,7 +162,13 @@ class OtaClient:
         return self._list(f"/v1/campaigns/{_part(campaign_id)}/events")
 
     def act(
-        self, campaign_id: str, action: str, body: Mapping[str, Any] | None = None, *, version: int | None = None
+        self,
+        campaign_id: str,
+        action: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        version: int | None = None,
+        idempotency_key: str | None = None,
     ) -> m.CampaignDetail:
         """Submit, approve, launch, pause, resume, halt or abort.
 
@@ -169,9 +177,11 @@ class OtaClient:
             action: one of those.
             body: what the action needs.
             version: refuse (412) unless the campaign is still at this version, because the decision was made on it.
+            idempotency_key: of a request that was sent before, by another process perhaps, and not answered.
         """
         headers = {} if version is None else {"If-Match": f'"{version}"'}
-        return self._post(f"/v1/campaigns/{_part(campaign_id)}/{action}", body, headers=headers)
+        path = f"/v1/campaigns/{_part(campaign_id)}/{action}"
+        return self._post(path, body, headers=headers, idempotency_key=idempotency_key)
 
     def approve_phase(self, campaign_id: str, phase: int, digest: str) -> m.CampaignDetail:
         """Let a phase promote that waits for people; phases count from 0."""

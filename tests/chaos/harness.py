@@ -6,7 +6,6 @@ Everything that is drawn comes from one seed, which a failing run prints.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -21,20 +20,22 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
-from aiokafka import AIOKafkaProducer
 
+from orchestrator.client.errors import ApiError
 from orchestrator.config import Settings
-from orchestrator.demo.operators import Desk
+from orchestrator.demo.operators import AUTHOR
 from orchestrator.demo.scenario import FACTORY, Play
 from orchestrator.demo.system import FLEET_STOP_TIMEOUT, System
 from orchestrator.demo.world import World, make_world
 from orchestrator.devstack.process import Command, ProcessRef, spawn
 from orchestrator.devstack.roles import ROLES, Roles, RoleStatus, ota_run
 from orchestrator.failpoints import deaths
+from tests.chaos import injection
+from tests.chaos.callers import Callers
 from tests.chaos.planted import DEFECTS
 from tests.support.oracle import Evidence, Verdict, judge
 from tests.support.role import running
-from tests.support.witnesses import Flash, LogRecord, Truth, read_tables, read_topic
+from tests.support.witnesses import Flash, Truth, read_tables, read_topic
 
 LOOK: Final = 0.3
 """Seconds between two looks at the database."""
@@ -44,6 +45,9 @@ PATIENCE: Final = 180.0
 
 CATCH_UP: Final = 60.0
 """Seconds in which the projection must have read the log to its end."""
+
+SESSION: Final = 14.0
+"""Seconds that outlast the consumer group's session, so that partitions change hands."""
 
 ACTIVE: Final = ["offered", "accepted", "downloading", "installed", "trial"]
 
@@ -137,6 +141,7 @@ class Harness:
         failpoints: as ``OTA_FAILPOINTS``.
         defect: one of ``planted.DEFECTS``.
         settings: further ``OTA_…`` variables of all roles.
+        report: is told the outcome when it has been judged, as plain data.
     """
 
     def __init__(
@@ -148,19 +153,25 @@ class Harness:
         failpoints: str = "",
         defect: str | None = None,
         settings: Mapping[str, str] | None = None,
+        report: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         if defect is not None and defect not in DEFECTS:
             raise ValueError(f"{defect} is none of {', '.join(DEFECTS)}")
         self.seed = seed
         self.dice = random.Random(seed)
         self.kills: Counter[str] = Counter()
-        """Kills at random times and of servers; those at failpoints are in the failpoints' log."""
+        """Kills with work in flight, at random times and of servers; those at failpoints are in the failpoints' log."""
+        self._report = report
+        self._defect = defect
         self._folder = folder
         self._devices = devices
         self._fail_log = folder / "failpoints.log"
         settings = {
             **(settings or {}),
             "OTA_POLL_INTERVAL": "2",
+            # A killed process is missed sooner than in earnest, so that more of them can be killed.
+            "OTA_WORKER_HEARTBEAT_MS": "2500",
+            "OTA_IDEMPOTENCY_LEASE_MS": "2000",
             "OTA_FAILPOINTS": failpoints,
             "OTA_FAILPOINT_LOG": str(self._fail_log),
             "OTA_FAILPOINT_SEED": str(seed),
@@ -178,7 +189,7 @@ class Harness:
                 asyncio.to_thread(make_world, self._folder / "world", self._devices),
                 asyncio.to_thread(self.system.start),
             )
-            async with Desk(self.system, lambda _: None) as self.desk:
+            async with Callers(self.system) as self.desk:
                 self._world = world
                 self.releases = await self.desk.prepare(world)
                 await asyncio.to_thread(self.system.start_fleet, world)
@@ -188,6 +199,7 @@ class Harness:
                         "SELECT count(*) >= $1 FROM device WHERE reported_at IS NOT NULL", self._devices
                     ),
                 )
+                self._fail_log.touch()
                 yield self
         finally:
             await asyncio.to_thread(self.system.stop)
@@ -198,6 +210,10 @@ class Harness:
         """Id and token of each device."""
         fleet = msgspec.json.decode(self._world.fleet_file.read_bytes())
         return [(device["device_id"], device["token"]) for device in fleet["devices"]]
+
+    def devices(self, chosen: Callable[[str], bool]) -> list[str]:
+        """Ids of the devices whose hardware revision is chosen."""
+        return [device.device_id for device in self._world.devices if chosen(device.hw_revision)]
 
     @property
     def settings(self) -> Settings:
@@ -228,17 +244,45 @@ class Harness:
             assert time.monotonic() < deadline, f"seed {self.seed}: waited {patience:.0f} s in vain until {what}"
             await asyncio.sleep(LOOK)
 
+    async def _has_work(self, part: str) -> bool:
+        """Whether a death of this role or server would hit something: of the API a request, of all others devices in flight."""
+        return self.desk.asking if part == "api" else bool(await self.in_flight())
+
     async def in_flight(self) -> int:
         return await self.value("SELECT count(*) FROM assignment WHERE state = ANY($1)", ACTIVE) or 0
 
     # ---- doing
 
     async def launch(self, play: Play, **changes: Any) -> str:
-        """Write, approve, launch; nobody kills the API meanwhile, people would ask again."""
-        name = f"{play} {len(self._names)}"
-        self._names.append(name)
-        async with self._busy:
-            return await self.desk.launch(name, {**plan(**changes), "release": self.releases[play]})
+        """Write, approve, launch; the API may be killed meanwhile, people ask again."""
+        return await self.desk.launch(self._name(play), {**plan(**changes), "release": self.releases[play]})
+
+    @asynccontextmanager
+    async def people(self, campaign_id: str) -> AsyncIterator[None]:
+        """Somebody keeps writing drafts, pausing the campaign and letting it go on meanwhile."""
+        done = asyncio.Event()
+
+        def work() -> None:
+            self.desk.create(self._name("draft"), {**plan(), "release": self.releases[Play.GOOD]})
+            with suppress(ApiError):  # it has ended or was halted: that is for others to decide
+                self.desk.act(AUTHOR, campaign_id, "pause", {"reason": "lunch"})
+                self.desk.act(AUTHOR, campaign_id, "resume", {"reason": "back"})
+
+        async def keep_at_it() -> None:
+            while not done.is_set():
+                await asyncio.to_thread(work)
+                await asyncio.sleep(self.dice.uniform(0.2, 1.0))
+
+        task = asyncio.create_task(keep_at_it())
+        try:
+            yield
+        finally:
+            done.set()  # not cancelled: who has asked waits for the answer
+            await task
+
+    def _name(self, what: str) -> str:
+        self._names.append(what)
+        return f"{what} {len(self._names)}"
 
     async def ended(self, campaign_id: str, patience: float = PATIENCE) -> str:
         """Wait until the campaign has ended or halted and none of its devices is in flight; returns its state."""
@@ -266,7 +310,7 @@ class Harness:
                 await asyncio.sleep(self.dice.uniform(*pause))
                 role = self.dice.choice(roles)
                 async with self._busy:
-                    self.kills[f"{role} at random"] += bool(await self.in_flight())
+                    self.kills[f"{role} at random"] += await self._has_work(role)
                     await asyncio.to_thread(self.system.crash, role)
 
         async with _meanwhile(kill()):
@@ -274,8 +318,8 @@ class Harness:
 
     async def server_dies(self, name: str, away: float = 1.0) -> None:
         """SIGKILL and restart PostgreSQL, the broker or Temporal."""
-        self.kills[name] += 1
         async with self._busy:
+            self.kills[name] += await self._has_work(name)
             await asyncio.to_thread(self.system.kill_server, name, away)
 
     @asynccontextmanager
@@ -299,45 +343,8 @@ class Harness:
 
     async def inject(self) -> int:
         """Say again, late and wrongly, what devices have said: straight into the topic. Returns how many records."""
-        records = await read_topic(self.settings.kafka_bootstrap, self.settings.device_events_topic)
-        told = [record for record in records if (record.value or b"").startswith(b'{"id"')]
-        told = [record for record in told if b"device.update" in (record.value or b"")]
-        wrong = [self._distorted(record) for record in self.dice.sample(told, min(20, len(told)))]
-        again = self.dice.sample(told, len(told) // 3)
-        self.dice.shuffle(again)
-        # Compressed, an oversized record passes the broker's own limit, as a client's could.
-        bootstrap = self.settings.kafka_bootstrap
-        producer = AIOKafkaProducer(
-            bootstrap_servers=bootstrap, acks="all", max_request_size=4 << 20, compression_type="gzip"
-        )
-        await producer.start()
-        try:
-            for record in [*wrong, *again]:
-                await producer.send(
-                    self.settings.device_events_topic, record.value, key=b"again", partition=record.partition
-                )
-            await producer.flush()
-        finally:
-            await producer.stop()
-        return len(wrong) + len(again)
-
-    def _distorted(self, record: LogRecord) -> LogRecord:
-        event = msgspec.json.decode(record.value or b"")
-        action = event["data"]["action_id"]
-        ways: list[Callable[[], bytes | None]] = [
-            lambda: b"{" + (record.value or b""),
-            lambda: b"x" * ((1 << 20) + 1),
-            lambda: b"",
-            lambda: None,
-            lambda: json.dumps(event | {"v": 9}).encode(),
-            lambda: json.dumps(event | {"type": "device.update.exploded"}).encode(),
-            lambda: json.dumps(event | {"data": {"action_id": 3}}).encode(),
-            lambda: json.dumps(event | {"device_no": event["device_no"] + 1}).encode(),
-            lambda: json.dumps(
-                event | {"data": {"action_id": action, "detail": "\0" * 5, "reason": "r" * 500}}
-            ).encode(),
-        ]
-        return LogRecord(record.partition, record.offset, self.dice.choice(ways)())
+        settings = self.settings
+        return await injection.inject(settings.kafka_bootstrap, settings.device_events_topic, self.dice)
 
     # ---- the end
 
@@ -357,9 +364,12 @@ class Harness:
                 truth=await asyncio.to_thread(Truth.read, self.system.truth_file),
                 flash=flash,
                 factory=FACTORY.version,
+                told=self.desk.told,
             )
         )
         killed = dict(sorted((self.deaths + self.kills).items()))
+        found = {"kills": killed, "findings": verdict.counts, "facts": verdict.facts}
+        self._report({"defect": self._defect, **found})
         _say(f"seed {self.seed}, {sum(killed.values())} kills {killed}")
         _say(str(verdict))
         return verdict

@@ -1,15 +1,18 @@
 """Defects on purpose: each breaks one law, so that a harness which stays green under it is known to be blind.
 
-``python -m tests.chaos.planted DEFECT ROLE`` runs a role with a defect in it; the product itself holds none of this.
+``python -m tests.chaos.planted DEFECT ROLE`` runs a role with a defect in it; the product itself holds none of this. Such a projector
+also stands still, as a zombie does, with records in its hands, when the file that ``STOP_FILE`` names appears.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import asyncpg
 import pytest
@@ -19,6 +22,9 @@ from orchestrator.adapters.sql import dispatch, facts, positions
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.facts import PROJECTION, FactProjection
 from orchestrator.adapters.sql.positions import Claim
+
+STOP_FILE: Final = "OTA_PLANTED_STOP"
+"""Variable; the file is gone when the projector stands still."""
 
 
 def position_before_effects(patch: pytest.MonkeyPatch) -> None:
@@ -111,11 +117,29 @@ DEFECTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 }
 
 
+def _stop_on_demand(patch: pytest.MonkeyPatch, file: Path) -> None:
+    real = FactProjection.apply
+
+    def look() -> None:
+        if file.exists():
+            file.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    async def apply(self: Any, deliveries: Any) -> Any:
+        look()
+        return await real(self, deliveries)
+
+    patch.setattr(FactProjection, "apply", apply)
+
+
 def main(defect: str, role: str) -> int:
     from orchestrator.bootstrap import run_role
     from orchestrator.config import Settings
 
-    DEFECTS[defect](pytest.MonkeyPatch())
+    patch = pytest.MonkeyPatch()
+    DEFECTS[defect](patch)
+    if file := os.environ.get(STOP_FILE):
+        _stop_on_demand(patch, Path(file))
     return asyncio.run(run_role(role, Settings()))
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import chain, repeat
 
 import pytest
 
 from orchestrator.demo.scenario import Play
 from orchestrator.failpoints import PLACES
-from tests.chaos.harness import Harness
+from tests.chaos.harness import SESSION, Harness
 
 pytestmark = pytest.mark.chaos
 
@@ -22,22 +22,25 @@ DEATHS = 5
 """At each failpoint."""
 
 LIKELY = {
-    "projector": 0.1,
+    "projector": 0.15,
+    "enrol": 0.8,
     "slice": 0.4,
     "start": 0.2,
     "halt": 1.0,
     "sweep": 1.0,
-    "relay": 0.3,
-    "gateway": 0.02,
+    "relay": 0.4,
+    "gateway": 0.03,
     "worker": 0.5,
+    "command": 0.3,
+    "api": 0.3,
 }
 """Probability of a death at one pass of a role's failpoints: five within one or two campaigns of 150 devices."""
 
 ROUNDS = 8
-RANDOM_KILLS = 25
+RANDOM_KILLS = 30
 RANDOM_ROUNDS = 30
-SESSION = 14.0
-"""Seconds that outlast the consumer group's session, so that partitions change hands."""
+PATIENCE = 300.0
+"""Seconds for a campaign whose processes keep dying."""
 
 
 async def judged(harness: Harness) -> None:
@@ -52,10 +55,11 @@ def plays():
 
 GROUPS = {
     "projector": ("projector", "halt"),
-    "slices": ("slice",),  # a worker that dies is missed after its heartbeat only, some 13 s each time
+    "slices": ("enrol", "slice"),
     "steps": ("sweep", "worker"),
     "gateway": ("start", "gateway"),
     "relay": ("relay",),
+    "api": ("api", "command"),
 }
 
 
@@ -68,7 +72,8 @@ async def test_five_deaths_at_every_failpoint_of(make_harness, group):
     async with harness.up():
         for _, play in zip(range(ROUNDS), plays(), strict=False):
             campaign = await harness.launch(play, confirm_deadline="120s")
-            await harness.ended(campaign, patience=600)
+            async with harness.people(campaign) if group == "api" else nullcontext():
+                await harness.ended(campaign, PATIENCE)
             if harness.deaths == wanted:
                 break
         await judged(harness)
@@ -79,9 +84,10 @@ async def test_roles_that_are_killed_at_random_times(make_harness):
     harness = make_harness(devices=200)
     async with harness.up():
         for _, play in zip(range(RANDOM_ROUNDS), plays(), strict=False):
-            async with harness.killing():
+            async with harness.killing(pause=(0.2, 2.0)):
                 campaign = await harness.launch(play, confirm_deadline="120s")
-                await harness.ended(campaign, patience=600)
+                async with harness.people(campaign):
+                    await harness.ended(campaign, PATIENCE)
             if harness.kills.total() >= RANDOM_KILLS:
                 break
         await judged(harness)
@@ -149,21 +155,30 @@ async def test_facts_again_late_and_distorted(make_harness):
 
 async def test_a_mixture_of_everything(make_harness):
     harness = make_harness(devices=150, failpoints=",".join(f"{place}:0.02:2" for place in sorted(PLACES)))
+    what = ["roles", "server", "server", "inject", "projector", "people"]
     async with harness.up():
         for play in (Play.GOOD, Play.BAD):
             campaign = await harness.launch(play, confirm_deadline="120s")
-            for _ in range(3):
+            for kind in harness.dice.sample(what, len(what)):
                 await harness.started(campaign, 5)
-                match harness.dice.choice(("roles", "server", "inject", "projector")):
-                    case "roles":
-                        async with harness.killing():
-                            await asyncio.sleep(harness.dice.uniform(3, 10))
-                    case "server":
-                        await harness.server_dies(harness.dice.choice(("postgres", "kafka", "temporal")))
-                    case "inject":
-                        await harness.inject()
-                    case "projector":
-                        async with harness.further_projector(1):
-                            await asyncio.sleep(harness.dice.uniform(3, 10))
-            await harness.ended(campaign, patience=400)
+                await _trouble(harness, kind, campaign)
+            await harness.ended(campaign, PATIENCE)
         await judged(harness)
+
+
+async def _trouble(harness: Harness, kind: str, campaign: str) -> None:
+    a_while = harness.dice.uniform(3, 8)
+    match kind:
+        case "roles":
+            async with harness.killing(pause=(0.2, 2.0)):
+                await asyncio.sleep(a_while)
+        case "server":
+            await harness.server_dies(harness.dice.choice(("postgres", "kafka", "temporal")))
+        case "inject":
+            await harness.inject()
+        case "projector":
+            async with harness.further_projector(1):
+                await asyncio.sleep(a_while)
+        case "people":
+            async with harness.people(campaign):
+                await asyncio.sleep(a_while)

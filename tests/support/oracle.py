@@ -42,6 +42,8 @@ class Evidence:
     flash: Mapping[str, Flash] = field(default_factory=dict)
     factory: str = ""
     """Version that every device left the factory with."""
+    told: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(campaign id, event type) to how often somebody was told that their command is done; of the campaigns they wrote."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ def judge(evidence: Evidence) -> Verdict:
     court.chains()
     court.ledger()
     court.controls()
+    court.commands()
     court.facts()
     court.fleet()
     court.assignments()
@@ -204,6 +207,28 @@ class _Court:
                             "after_halt",
                             f"{stream}: {row['kind']} of {devices} at {row['position']}, {event} at {after}",
                         )
+
+    def commands(self) -> None:
+        """What people were told is done is in the log, once; what they were not told is not there."""
+        types = {kind for _, kind in self.evidence.told}
+        written = {campaign for campaign, _ in self.evidence.told}
+        names: dict[str, str] = {}
+        for stream in self.campaigns.values():
+            campaign = stream.removeprefix("campaign/")
+            name = self.streams[stream][0]["data"]["name"]
+            if name in names and {campaign, names[name]} & written:
+                self.note("doubled", f"{stream}: written a second time, first as {names[name]}")
+            names[name] = campaign
+            if campaign not in written:
+                continue
+            found = Counter(row["type"] for row in self.streams[stream])
+            for kind in sorted(types):
+                told = self.evidence.told.get((campaign, kind), 0)
+                if found[kind] != told:
+                    what = "lost" if found[kind] < told else "doubled"
+                    self.note(what, f"{stream}: {found[kind]} times {kind}, its author was told of {told}")
+        for campaign in written - set(names.values()):
+            self.note("lost", f"campaign {campaign} was written, the log does not have it")
 
     # ---- facts
 

@@ -23,6 +23,11 @@ for passed in range(200):
 
 
 def run(log, places, seed="1"):
+    log.touch()
+    return run_unarmed(log, places, seed)
+
+
+def run_unarmed(log, places, seed="1"):
     env = {**os.environ, "OTA_FAILPOINTS": places, "OTA_FAILPOINT_LOG": str(log), "OTA_FAILPOINT_SEED": seed}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.count("\n")
@@ -41,6 +46,12 @@ def test_a_place_that_fires_kills_its_process_and_leaves_one_line(tmp_path):
     assert name == PLACE
     assert int(pid) > 0
     assert int(at) > 0
+
+
+def test_nothing_fires_before_its_log_is_there(tmp_path):
+    log = tmp_path / "log"
+    assert run_unarmed(log, f"{PLACE}:1") == (0, 200)
+    assert not log.exists()
 
 
 def test_a_place_fires_at_most_count_times_over_all_processes(tmp_path):
