@@ -37,10 +37,11 @@ _CONFIGURATION = (InvalidInputError, NotFoundError, ForbiddenError, Unauthorized
 
 
 class ProcessActivities:
-    """Activities of campaign and phase workflows."""
+    """Activities of campaign and phase workflows. ``turn``: how long an attempt of the dispatcher goes on."""
 
-    def __init__(self, process: CampaignProcess) -> None:
+    def __init__(self, process: CampaignProcess, *, turn: timedelta = TURN) -> None:
         self._process = process
+        self._turn = turn.total_seconds()
 
     def all(self) -> Sequence[Callable[..., Any]]:
         """Everything to register with a worker."""
@@ -79,7 +80,7 @@ class ProcessActivities:
                     return StateReport(state=done.state)
                 if not done.granted and not done.remaining:
                     _not_yet("Nothing waits for an offer.", step.idle_ms)
-                if activity.is_worker_shutdown() or elapsed > TURN.total_seconds():
+                if activity.is_worker_shutdown() or elapsed > self._turn:
                     _not_yet("The next attempt goes on.", step.poll_ms)
                 if not done.granted:
                     await asyncio.sleep(step.poll_ms / 1_000)

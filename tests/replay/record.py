@@ -1,4 +1,4 @@
-"""Record the histories that the replay test plays: ``python -m tests.replay.record`` writes them into ``histories/``.
+"""Record the histories that the replay test plays: ``python -m tests.replay.record [SCENARIO…]`` writes them into ``histories/``.
 
 To be run, and its result committed, when workflow code changes in a way that old histories do not cover; the old files stay for as
 long as campaigns that started under them may live. What would tell of the machine (host names, process ids, paths) is taken out.
@@ -9,20 +9,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
 import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from orchestrator.adapters.temporal.client import register_search_attributes
 from orchestrator.domain import campaign as c
-from tests.support.memory_process import phase
+from tests.support.memory_process import DAY, phase
+from tests.support.skipping import program, skipping_server
 from tests.support.waiting import until
-from tests.workflow.bench import MOMENTS, Bench
+from tests.workflow.bench import DAYS, MOMENTS, Bench
+from workflows.messages import Options
 
 HISTORIES: Final = Path(__file__).parent / "histories"
 
@@ -89,21 +92,37 @@ async def _stopped(bench: Bench) -> None:
     await _save(bench, "stopped", handle.id, child.id)
 
 
-async def main() -> None:
-    program = shutil.which("temporal", path=Path(sys.executable).parent) or shutil.which("temporal")
+async def _week(bench: Bench) -> None:
+    """Three phases that soak for seven days, under a clock that skips."""
+    await bench.campaigns.launch(
+        bench.campaign_id, [phase("canary", DAY), phase("early", 2 * DAY), phase("rest", 4 * DAY)]
+    )
+    handle = await bench.start()
+    await handle.result()
+    await _save(bench, "week", handle.id, f"{handle.id}/phase/2")
+
+
+async def main(wanted: Sequence[str]) -> None:
+    running, skipping = {"good": _good, "stopped": _stopped}, {"week": _week}
     environment = await WorkflowEnvironment.start_local(
-        data_converter=pydantic_data_converter, dev_server_existing_path=program, dev_server_log_level="error"
+        data_converter=pydantic_data_converter, dev_server_existing_path=program(), dev_server_log_level="error"
     )
     try:
         await register_search_attributes(environment.client)
-        for scenario in (_good, _stopped):
-            async with Bench(environment.client, f"t-{uuid.uuid4().hex[:8]}", MOMENTS) as bench:
-                await scenario(bench)
+        await _record(environment.client, MOMENTS, [running[name] for name in running if name in wanted])
     finally:
         await environment.shutdown()
+    async with skipping_server() as client:
+        await _record(client, DAYS, [skipping[name] for name in skipping if name in wanted])
+
+
+async def _record(client: Client, polls: Options, scenarios: Sequence[Callable[[Bench], Awaitable[None]]]) -> None:
+    for scenario in scenarios:
+        async with Bench(client, f"t-{uuid.uuid4().hex[:8]}", polls) as bench:
+            await scenario(bench)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:] or ["good", "stopped", "week"]))
     sys.stdout.flush()
     os._exit(0)  # the SDK's native threads may abort the interpreter's shutdown

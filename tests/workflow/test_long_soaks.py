@@ -4,11 +4,11 @@ from temporalio.api.enums.v1 import EventType
 
 from orchestrator.domain import campaign as c
 from tests.support.memory_process import DAY, phase
+from tests.support.skipping import history
 from tests.support.waiting import until
 
 THREE = [phase("canary", DAY), phase("early", 3 * DAY), phase("rest", 7 * DAY)]
 PHASE = ["PhaseOpened", "SoakStarted", "PhasePromoted"]
-SKIPPED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIME_SKIPPING_TRANSITIONED
 
 
 async def outcome(handle):
@@ -35,9 +35,8 @@ async def test_looking_again_and_again_costs_no_history(skipping_bench):
     await bench.campaigns.launch(bench.campaign_id, [phase("all", 5 * DAY)])
     handle = await bench.start()
     await outcome(handle)
-    child = bench.client.get_workflow_handle(f"{handle.id}/phase/0")
-    history = [event for event in (await child.fetch_history()).events if event.event_type != SKIPPED]
-    looks = len([event for event in history if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED])
+    events = await history(bench.client, f"{handle.id}/phase/0")
+    looks = len([event for event in events if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED])
     assert looks == len(["open_phase", "evaluate_gate", "dispatch"])
 
 
