@@ -161,7 +161,7 @@ def make_app(projector: Projector, settings: Settings) -> BatchApp:
         broker_max_poll_records=5_000,
         broker_session_timeout=10.0,
         broker_heartbeat_interval=1.0,
-        broker_max_poll_interval=300.0,
+        broker_max_poll_interval=settings.projector_stuck_s,
         stream_buffer_maxsize=4_096,
         stream_wait_empty=False,
         table_standby_replicas=0,

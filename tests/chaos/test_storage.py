@@ -1,4 +1,4 @@
-"""Storage that does not keep up: a database that is slow, locked or stands still, a broker that stands still.
+"""Storage that does not keep up: a database that is slow, locked or stands still, a broker that stands still, a stuck projector.
 
 Nobody lends a hand in any of these: what was slow is fast again after a while, and the campaign goes on by itself.
 """
@@ -17,7 +17,10 @@ from typing import Final
 import httpx
 import psutil
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 
+from orchestrator.adapters.kafka.topics import DEVICE_EVENTS
 from orchestrator.demo.scenario import Play
 from tests.chaos.faults import frozen, locked, slow_statements
 from tests.chaos.harness import Harness
@@ -149,3 +152,65 @@ async def _memory_of(harness: Harness, role: str) -> AsyncIterator[list[int]]:
         yield seen
     finally:
         looking.cancel()
+
+
+# --------------------------------------------------------------------------- a projector that is stuck
+
+STUCK: Final = 2.0
+"""Seconds without a fetch after which a projector is out of its group, so that its partitions can go to another."""
+DRIP: Final = 0.05
+"""Seconds between two records of a partition: a fetch brings one record of each then, and the projector's buffers count fetches."""
+
+
+async def test_a_projector_that_is_stuck_in_the_database_loses_its_partitions_and_nothing_else(make_harness):
+    harness = make_harness(devices=150, settings={"OTA_PROJECTOR_STUCK_S": str(STUCK)})
+    async with harness.up():
+        campaign = await harness.launch(Play.GOOD, **PATIENT)
+        await harness.started(campaign, 30)
+        await harness.until("the projector is in its group", lambda: _members(harness, "projector-0"))
+        async with locked(harness.settings.database_url, "timeline"):
+            assert await harness.in_flight()
+            async with dripping(harness):
+                await harness.until("the projector is out of its group", lambda: _members(harness))
+            async with harness.further_projector(1):
+                await harness.until("another one is in its place", lambda: _members(harness, "projector-1"))
+        assert await harness.ended(campaign) == "completed"
+        await judged(harness)
+
+
+@asynccontextmanager
+async def dripping(harness: Harness) -> AsyncIterator[None]:
+    """Devices go on to say what they have said before, in every partition: the buffers of whoever reads without applying fill up."""
+    bootstrap, topic = harness.settings.kafka_bootstrap, harness.settings.device_events_topic
+    said = {record.partition: record.value for record in await read_topic(bootstrap, topic)}
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all")
+    await producer.start()
+
+    async def drip() -> None:
+        while True:
+            for partition in range(DEVICE_EVENTS.partitions):
+                await producer.send(topic, said.get(partition, b"nothing"), key=b"again", partition=partition)
+            await producer.flush()
+            await asyncio.sleep(DRIP)
+
+    task = asyncio.create_task(drip())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await producer.stop()
+
+
+async def _members(harness: Harness, *instances: str) -> bool:
+    """Whether the projectors' group consists of these."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=harness.settings.kafka_bootstrap)
+    await admin.start()
+    try:
+        (answer,) = await admin.describe_consumer_groups(["ota-fleet"])
+    finally:
+        await admin.close()
+    (group,) = answer.groups
+    present = {member[0].rsplit("-", 5)[0] for member in group[5]}  # a static member's id is its instance's with a UUID
+    return present == set(instances)
