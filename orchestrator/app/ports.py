@@ -110,6 +110,7 @@ class Member(Struct, frozen=True):
     device_id: str
     hardware_model: str
     attributes: dict[str, str]
+    version: str | None = None
 
 
 class Fleet(Protocol):

@@ -41,6 +41,7 @@ from orchestrator.domain.plan_fields import (
     exact,
     filled,
 )
+from orchestrator.domain.query import Query, QueryError, parse
 
 MAX_HOLDBACK_PERCENT: Final = 50.0
 """Equal arms compare best; a larger holdback would only keep devices from the release."""
@@ -61,6 +62,17 @@ MAX_APPROVALS: Final = 20
 """People who must approve: more than any organisation asks for."""
 
 
+def _selector(value: str) -> str:
+    try:
+        parse(value)
+    except QueryError as error:
+        raise PydanticCustomError("plan.cohort.selector", "{text}", {"text": error.detail}) from error
+    return value
+
+
+Selector = Annotated[str, Field(strict=True), AfterValidator(_selector)]
+
+
 class CohortSpec(PlanModel):
     """Which devices a campaign is about, and how they are divided."""
 
@@ -69,6 +81,8 @@ class CohortSpec(PlanModel):
     include: Annotated[tuple[Line, ...], Field(max_length=MAX_LISTED_DEVICES)] = ()
     """Only these device ids; empty means no such restriction."""
     exclude: Annotated[tuple[Line, ...], Field(max_length=MAX_LISTED_DEVICES)] = ()
+    selector: Selector | None = None
+    """Only devices that it matches: ``attribute.region=in=(eu,us);version=lt=2.0`` (:mod:`orchestrator.domain.query`)."""
     stratify_by: Annotated[tuple[Dimension, ...], Field(max_length=8)] = ("hardware_model",)
     holdback_percent: Annotated[Number, Field(ge=0.0, le=MAX_HOLDBACK_PERCENT)] = 0.0
     salt: Line | None = None
@@ -166,6 +180,11 @@ class Plan(PlanModel):
         if problems:
             raise PydanticCustomError(_SEVERAL, "The parts of the plan do not fit together.", {"problems": problems})
         return self
+
+    @property
+    def query(self) -> Query | None:
+        """The cohort's selector."""
+        return None if self.cohort.selector is None else parse(self.cohort.selector)
 
     @property
     def salt(self) -> str:

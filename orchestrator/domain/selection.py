@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
 from orchestrator.domain.cohort import Member, stratum_key
 from orchestrator.domain.plan import Plan
+from orchestrator.domain.query import Subject, matches
 
 
-class Candidate(Protocol):
+class Candidate(Subject, Protocol):
     """A registered device."""
 
     @property
     def device_no(self) -> int: ...
-    @property
-    def device_id(self) -> str: ...
-    @property
-    def hardware_model(self) -> str: ...
-    @property
-    def attributes(self) -> Mapping[str, str]: ...
 
 
 def models(plan: Plan, release_models: Collection[str]) -> list[str]:
@@ -30,8 +25,11 @@ def models(plan: Plan, release_models: Collection[str]) -> list[str]:
 def select(plan: Plan, candidates: Iterable[Candidate]) -> Iterator[Member]:
     """The candidates that belong to the cohort, with their strata."""
     include, exclude = frozenset(plan.cohort.include), frozenset(plan.cohort.exclude)
+    query = plan.query
     for device in candidates:
         if device.device_id in exclude or (include and device.device_id not in include):
+            continue
+        if query is not None and not matches(query, device):
             continue
         stratum = stratum_key(plan.cohort.stratify_by, device.hardware_model, device.attributes)
         yield Member(device.device_id, stratum, device.device_no)

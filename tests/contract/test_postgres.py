@@ -154,6 +154,7 @@ class TestSqlFleet:
             {"stratify_by": ["attribute.hw", "hardware_model", "attribute.site"]},
             {"stratify_by": ["attribute.hw"], "include": ["dev-1", "dev-2", "dev-7", "nobody"]},
             {"stratify_by": ["attribute.hw"], "exclude": ["dev-1", "dev-2", "dev-7"]},
+            {"stratify_by": ["attribute.hw"], "selector": "attribute.site=exists=false;device_id!=dev-1*"},
         ]
         for cohort, models in itertools.product(cohorts, (["m1"], ["m1", "m3"], ["none"])):
             plan = plan_for(cohort)

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator import failpoints
 from orchestrator.adapters.sql import campaigns, ledger
 from orchestrator.adapters.sql.engine import transaction
-from orchestrator.adapters.sql.fleet import SELECTED, attribute_names, dimension_columns
+from orchestrator.adapters.sql.fleet import SELECTED, attribute_names, dimension_columns, selector
 from orchestrator.adapters.sql.locks import own_control
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.app.ports import Meta, Standing
@@ -151,12 +151,13 @@ async def _select(conn: asyncpg.Connection, rules: CampaignRules) -> None:
     attributes = attribute_names(dimensions)
     values = [cohort.stratum_values(dimensions, key) for key in rules.strata]
     known = [f"v{index}" for index in range(len(dimensions))]
+    condition, parameters = selector(plan, 7 + len(attributes) + len(known))
     query = _SELECT.format(
         found=", ".join(dimension_columns(dimensions, 7)),
         known=", ".join(known),
         arrays="".join(f", ${index}::text[]" for index in range(7 + len(attributes), 7 + len(attributes) + len(known))),
         names="".join(f", {name}" for name in known),
-        selected=SELECTED,
+        selected=f"{SELECTED} AND {condition}",
     )
     await conn.execute(_ENROLLING)
     await conn.execute(
@@ -169,6 +170,7 @@ async def _select(conn: asyncpg.Connection, rules: CampaignRules) -> None:
         submitted_at,
         *attributes,
         *([each[index] for each in values] for index in range(len(dimensions))),
+        *parameters,
         timeout=STATEMENT_S,
     )
 

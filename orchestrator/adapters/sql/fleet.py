@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import driver
+from orchestrator.adapters.sql.filters import compile_query
 from orchestrator.app.ports import Member
 from orchestrator.domain.cohort import stratum_of
 from orchestrator.domain.plan import Plan
@@ -38,7 +39,7 @@ class SqlFleet:
         while True:
             async with driver(self._engine) as conn:
                 rows = await conn.fetch(
-                    "SELECT device_no, device_id, hardware_model, attributes FROM device"
+                    "SELECT device_no, device_id, hardware_model, attributes, version FROM device"
                     " WHERE device_no > $1 AND hardware_model = ANY($2::text[]) ORDER BY device_no LIMIT $3",
                     after,
                     list(hardware_models),
@@ -47,22 +48,30 @@ class SqlFleet:
             if not rows:
                 return
             after = rows[-1]["device_no"]
-            yield [Member(row[0], row[1], row[2], row[3]) for row in rows]
+            yield [Member(*row) for row in rows]
 
     async def strata_sizes(self, plan: Plan, hardware_models: Collection[str]) -> dict[str, int]:
         dimensions, attributes = plan.cohort.stratify_by, attribute_names(plan.cohort.stratify_by)
         columns = ["hardware_model", *dimension_columns(dimensions, 4)]
+        condition, parameters = selector(plan, 4 + len(attributes))
         query = (
-            f"SELECT {', '.join(columns)}, count(*)::bigint FROM device WHERE {SELECTED}"
+            f"SELECT {', '.join(columns)}, count(*)::bigint FROM device WHERE {SELECTED} AND {condition}"
             f" GROUP BY {', '.join(str(number) for number, _ in enumerate(columns, 1))}"
         )
         include, exclude = list(plan.cohort.include), list(plan.cohort.exclude)
         async with driver(self._engine) as conn:
-            rows: list[Any] = await conn.fetch(query, sorted(hardware_models), exclude, include, *attributes)
+            rows: list[Any] = await conn.fetch(
+                query, sorted(hardware_models), exclude, include, *attributes, *parameters
+            )
         sizes: defaultdict[str, int] = defaultdict(int)
         for _, *values, devices in rows:
             sizes[stratum_of(dimensions, values)] += devices
         return dict(sorted(sizes.items()))
+
+
+def selector(plan: Plan, first: int) -> tuple[str, list[Any]]:
+    """The plan's selector as a condition on ``device``, and its parameters, numbered from ``first`` on."""
+    return ("true", []) if plan.query is None else compile_query(plan.query, first)
 
 
 def attribute_names(dimensions: Sequence[str]) -> list[str]:

@@ -128,7 +128,7 @@ def _promises(cells: Sequence[Cell], runs: int) -> Iterator[tuple[str, bool]]:
     named = "".join(f" (K {_cap(cell.cap)}, {cell.p:.0%}, {cell.fail_minutes:g} minutes)" for cell in late)
     yield (
         (
-            f"the same of halted runs alone: above the reference in {len(late)} of {len(known)} cells{named}. There most runs are held in"
+            f"the same of halted runs alone: above the reference in {len(late)} of {len(known)} cells{named}. There most are held in"
             " the canary, and this median is over the few that were lucky in it and halted later."
         ),
         not late,

@@ -69,6 +69,9 @@ async def test_the_database_enrols_whom_the_domain_enrols_in_the_same_order(worl
     named = data.draw(st.integers(0, len(listed)))
     spec = {"stratify_by": stratify_by, "holdback_percent": holdback, "salt": data.draw(st.sampled_from(["s", "ü"]))}
     spec |= {"include": listed[:named], "exclude": listed[named:]}
+    spec["selector"] = data.draw(
+        st.sampled_from([None, "hardware_model!=a*", "device_id==*1*,attribute.x=exists=true"])
+    )
     async with transaction(world.engine) as conn:
         await conn.execute("TRUNCATE device")
         await conn.copy_records_to_table(

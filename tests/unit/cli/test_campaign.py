@@ -252,27 +252,23 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
 
 
 def test_show_names_the_strata_that_were_halted_alone(ota, api):
-    campaign = detail("running") | {
-        "halted_strata": [
-            {
-                "stratum": "attribute.hw_revision=C",
-                "reason": "why",
-                "at": "2026-11-21T09:00:00Z",
-                "phase": 0,
-                "position": 7,
-                "rule": "revision",
-                "n": 20,
-                "f": 6,
-                "bound": 5,
-                "log_e": 5.0,
-                "p0": 0.02,
-                "alpha": 0.01,
-                "failed_at": None,
-                "fact": None,
-            }
-        ]
+    halted = {
+        "stratum": "attribute.hw_revision=C",
+        "reason": "why",
+        "at": "2026-11-21T09:00:00Z",
+        "phase": 0,
+        "position": 7,
+        "rule": "revision",
+        "n": 20,
+        "f": 6,
+        "bound": 5,
+        "log_e": 5.0,
+        "p0": 0.02,
+        "alpha": 0.01,
+        "failed_at": None,
+        "fact": None,
     }
-    api.on("GET", "/v1/campaigns/cmp_1", campaign)
+    api.on("GET", "/v1/campaigns/cmp_1", campaign(halted_strata=[halted]))
     ran = ota("campaign", "show", "cmp_1")
     assert "attribute.hw_revision=C" in ran.stdout
 

@@ -288,6 +288,14 @@ def test_an_empty_cohort_is_refused(data):
     }
 
 
+def test_a_selector_that_cannot_be_read_is_refused_with_its_place(data):
+    with pytest.raises(PlanError) as caught:
+        parse_plan(changed(data, "/cohort/selector", "version=gt=two"))
+    (problem,) = caught.value.errors
+    assert (problem["pointer"], problem["code"]) == ("/cohort/selector", "plan.cohort.selector")
+    assert problem["detail"].splitlines()[1:] == ["version=gt=two", "           ^"]
+
+
 def test_a_hardware_model_that_the_release_does_not_support_is_refused(data):
     data = changed(data, "/cohort/hardware_models", ["sensor-a", "toaster"])
     assert found(data) == {("/cohort/hardware_models/1", "plan.cohort.hardware_model")}
