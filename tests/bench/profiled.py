@@ -7,7 +7,6 @@ Looking costs some percent, so no other number is taken from such a run.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 import msgspec
+import uvloop
 
 PAUSE: Final = 0.004
 """Seconds of CPU between two looks."""
@@ -172,7 +172,7 @@ def main(role: str, out: Path) -> None:
         _time_the_projection(timers)
     watcher.start()
     began, cpu = time.perf_counter(), time.process_time()
-    code = asyncio.run(run_role(role, Settings()))  # pyright: ignore[reportCallIssue] (every field has a default)
+    code = uvloop.run(run_role(role, Settings()))  # pyright: ignore[reportCallIssue] (every field has a default)
     out.write_bytes(
         msgspec.json.encode(
             {

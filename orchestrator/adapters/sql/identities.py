@@ -10,13 +10,13 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
 
 import asyncpg
 import msgspec
 import structlog
+from msgspec.structs import replace
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -53,9 +53,8 @@ _NOBODY: Final = sha256(b"").hexdigest()
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A registered device."""
+class Identity(msgspec.Struct, frozen=True, gc=False):
+    """A registered device. Without cycles, so that the collector need not walk over a whole fleet."""
 
     device_no: int
     device_id: str
@@ -66,8 +65,7 @@ class Identity:
     """It has not stated its attributes since it was registered, or since it last confirmed an update."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     identity: Identity | None
     read_at: float
 
