@@ -18,7 +18,7 @@ IPV6_SITE_BITS: Final = 64
 """Bits of an IPv6 address that name a site: whoever has one address has 2^64 of them."""
 
 STANDING_BEATS: Final = 3
-"""Late beats in a row that make a queue: one may be a garbage collection, or another process's turn on the processor."""
+"""Readings in a row that make a queue: one may be a garbage collection, or another process's turn on the processor."""
 
 
 EPSILON: Final = 1e-6
@@ -88,27 +88,23 @@ class TokenBuckets:
         return max(0.0, full_at - now) + self._interval
 
 
-class Lag:
-    """How far an event loop is behind: the least lateness of the last beats of a heart that should beat every ``tick`` seconds.
+class Standing:
+    """The least of the last ``beats`` readings.
 
-    The least, as CoDel has it (RFC 8289): a queue that goes away by itself is a burst, one that stands is overload.
+    As CoDel has it (RFC 8289): a queue that goes away by itself is a burst, one that stands is overload.
     """
 
-    __slots__ = ("_due", "_late", "_tick")
+    __slots__ = ("_readings",)
 
-    def __init__(self, tick: float) -> None:
-        self._tick = tick
-        self._due = math.inf
-        self._late: deque[float] = deque([0.0] * STANDING_BEATS, maxlen=STANDING_BEATS)
+    def __init__(self, beats: int = STANDING_BEATS) -> None:
+        self._readings: deque[float] = deque([0.0] * beats, maxlen=beats)
 
-    def beat(self, now: float) -> None:
-        """The heart has beaten."""
-        self._late.append(max(0.0, now - self._due))
-        self._due = now + self._tick
+    def note(self, reading: float) -> None:
+        self._readings.append(reading)
 
     @property
-    def seconds(self) -> float:
-        return min(self._late)
+    def least(self) -> float:
+        return min(self._readings)
 
 
 class Appointments:

@@ -11,6 +11,7 @@ import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from socket import socket
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -103,8 +104,8 @@ async def run_role(name: str, settings: Settings) -> int:
     return 0
 
 
-async def _serve(role: _Role, app: Any, port: int) -> None:
-    """Serve an ASGI app until the role stops."""
+async def _serve(role: _Role, app: Any, port: int, listener: socket | None = None, http: Any = "httptools") -> None:
+    """Serve an ASGI app until the role stops; on ``listener`` if there is one, ``http`` being uvicorn's protocol."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -115,7 +116,7 @@ async def _serve(role: _Role, app: Any, port: int) -> None:
         app,
         host=role.settings.host,
         port=port,
-        http="httptools",
+        http=http,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -124,7 +125,7 @@ async def _serve(role: _Role, app: Any, port: int) -> None:
         server_header=False,
     )
     server = Server(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets=[listener] if listener else None))
     stopping = asyncio.create_task(role.stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
@@ -134,6 +135,7 @@ async def _serve(role: _Role, app: Any, port: int) -> None:
 
 def artifact_store(settings: Settings) -> ArtifactStore:
     """Where artifacts are kept."""
+        backlog=role.settings.listen_backlog,
     from orchestrator.adapters.artifacts import ArtifactStore
 
     return ArtifactStore(settings.artifact_store, settings.state_dir / "artifacts")
@@ -217,6 +219,8 @@ async def _gateway(role: _Role) -> None:
     engine = role.engine(hot=True)
     facts = FactProducer(settings.kafka_bootstrap, settings.device_events_topic)
     await facts.start()
+    from api.devices import listener as listening
+    from api.devices.door import door
     role.closing.push_async_callback(facts.stop)
     presence = PresenceWriter(engine, settings.presence_flush_ms)
     presence.start()
@@ -236,12 +240,16 @@ async def _gateway(role: _Role) -> None:
         readiness=[database_check(engine), ("kafka", facts.ready)],
         transient=TRANSIENT,
         traceparent=current_traceparent,
+    listening.raise_descriptor_limit()
+    listener = listening.bind(settings.host, settings.gateway_port)
+    role.closing.callback(listener.close)
         ingested=instruments.events_ingested.count,
         refused=lambda kind, code: instruments.events_rejected.add(1, {"type": kind, "reason": code}),
         put_off=lambda kind, code: instruments.gateway_put_off.add(1, {"type": kind, "reason": code}),
     )
     spare_collector()
-    await _serve(role, create_gateway(services), settings.gateway_port)
+    gateway = create_gateway(services)
+    await _serve(role, gateway, settings.gateway_port, listener, door(gateway.at_the_door))
 
 
 async def _projector(role: _Role) -> None:
@@ -250,6 +258,7 @@ async def _projector(role: _Role) -> None:
 
     settings = role.settings
     engine = role.engine(hot=True)
+        queued=lambda: listening.queued(listener),
     observe = projector_observer(role.telemetry.instruments, settings.device_events_topic, "ota-fleet")
     app = make_app(Projector(engine, settings, observe), settings)
 

@@ -113,7 +113,9 @@ class Settings(BaseSettings):
         description="After this long without an answer a repeated request is performed again: longer than a request takes.",
     )
     max_import_devices: int = Field(10_000, description="Devices per import request; clients page.")
-    max_devices_per_event: int = Field(500, description="Devices per registration event, so that events stay small.")
+    max_devices_per_event: int = Field(
+        500, gt=0, description="Devices per registration event: small events, and short waits for the log's lock."
+    )
 
     # --- limits of rates
     address_rate: float = Field(
@@ -139,22 +141,28 @@ class Settings(BaseSettings):
     overload_lag_ms: int = Field(
         1_000,
         gt=0,
-        description="Lag of a gateway's event loop at which nothing is let in, polls from a quarter of it: clients give up at 10 s.",
+        description="Lag of a gateway's event loop from which only reports are let in, polls to a quarter: clients give up at 10 s.",
     )
     overload_requests: int = Field(
         4_000,
         ge=4,
-        description="Requests in hand of a gateway at which nothing is let in, polls from a quarter: bounds memory and descriptors.",
+        description="Requests in hand of a gateway and connections that wait, from which only reports are let in, polls to a quarter:"
+        " 0.2 s of polls. Without those that wait, the bound for reports.",
     )
     max_downloads: int = Field(
         2_000,
         gt=0,
         description="Downloads under way at once per gateway: each holds a descriptor and a piece of the file.",
     )
-    shed_return_rate: float = Field(
-        1_000.0,
+    listen_backlog: int = Field(
+        4_096,
         gt=0,
-        description="Refused requests per second that a gateway asks back: about a third of what it can serve.",
+        description="Connections that may wait to be accepted: as many as Linux allows (net.core.somaxconn).",
+    )
+    shed_return_rate: float = Field(
+        4_000.0,
+        gt=0,
+        description="Refused requests per second that a gateway asks back: four fifths of the polls it can serve on one core.",
     )
     retry_after_min: int = Field(
         5, ge=1, description="Seconds that a refused client waits at least; SWUpdate waits 10."

@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from api.devices.ddi import Ddi
 from api.devices.ddi_bodies import Base
-from api.devices.errors import UnauthorizedDeviceError, UnknownPathError
-from api.devices.http import Answer, ClientGoneError, Headers, Request, json_answer, problem, segments
+from api.devices.errors import OverloadedError, UnauthorizedDeviceError, UnknownPathError
+from api.devices.http import PROBLEM, Answer, ClientGoneError, Headers, Request, json_answer, problem, segments
 from api.devices.limits import DeviceLimits, kind_of
 from api.devices.services import MAX_DEVICE_ID, Device, GatewayServices
 from orchestrator.errors import OtaError, UnavailableError
@@ -28,6 +28,14 @@ REPORTS: Final = {"POST": "feedback", "PUT": "configData"}
 
 SCHEME: Final = "targettoken"
 """Authorization scheme of hawkBit for a device's own token, in lower case."""
+
+_OVERLOADED: Final = problem(OverloadedError(), 429)
+
+REFUSED_AT_THE_DOOR: Final = (
+    b"HTTP/1.1 429 Too Many Requests\r\nretry-after: %%d\r\nconnection: close\r\n"
+    b"content-length: %d\r\ncontent-type: %s\r\n\r\n%s" % (len(_OVERLOADED.body), PROBLEM, _OVERLOADED.body)
+)
+"""As the server would write it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +51,7 @@ class Gateway:
         self._services = services
         self._tenant = services.settings.tenant.casefold()
         self._public = services.settings.public_gateway.rstrip("/")
-        self._limits = DeviceLimits(services.settings, services.monotonic, services.chance)
+        self._limits = DeviceLimits(services.settings, services.monotonic, services.chance, services.queued)
         self._ddi = Ddi(services, self._limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +72,14 @@ class Gateway:
                 # A download that broke off: the server cuts the connection, and the client resumes.
                 raise
             await self._refuse(request, self._refusal(error, scope))
+
+    def at_the_door(self) -> bytes | None:
+        """The answer to a poll on a new connection if it cannot be served now; None: let it in."""
+        later = self._limits.at_the_door()
+        if later is None:
+            return None
+        self._services.put_off("request", OverloadedError.code)
+        return REFUSED_AT_THE_DOOR % later
 
     def _refusal(self, error: Exception, scope: Scope) -> OtaError:
         if isinstance(error, OtaError):

@@ -4,7 +4,9 @@ A poll that is refused is made later and nothing is lost. A report that is refus
 twice), and an update whose report is missing counts as harm. So at every limit a poll is refused while a report still passes:
 
 - of an address, of a device: polls leave a part of the bucket to reports;
-- of the process: the more is waiting, the fewer kinds of request are let in (``SHARES``).
+- of the process: the more is waiting, the fewer kinds of request are let in (``SHARES``). What waits is seen in three places: requests
+  in hand, the lateness of the event loop, and connections that were not accepted yet. The last two say nothing against a report that
+  is here already; only the number in hand, which bounds memory, can refuse it.
 
 Cheap checks come first. The address and the process are asked before the database is asked who this is; the device after. Downloads
 take no tokens, because a client that streams makes hundreds of range requests a second; they have a number of their own instead.
@@ -23,13 +25,13 @@ from math import ceil
 from typing import Final
 
 from api.devices.errors import OverloadedError
-from api.limits import Appointments, Lag, Sites, TokenBuckets, TooManyRequestsError
+from api.limits import Appointments, Sites, Standing, TokenBuckets, TooManyRequestsError
 from orchestrator.config import Settings
 from orchestrator.errors import OtaError
 
 TICK: Final = 0.05
-"""Seconds between two beats of the heart that tells how far the event loop is behind: three late ones are noticed in time, and
-twenty a second cost nothing."""
+"""Seconds between two beats of the heart that looks at what waits: three in a row are noticed in time, twenty a second cost
+nothing."""
 
 LOADED: Final = 10.0
 """Seconds that poll intervals stay widely drawn after the last appointment: those who come with the wave are spread too."""
@@ -93,9 +95,16 @@ class DeviceLimits:
         settings: the bounds.
         clock: monotonic seconds.
         chance: uniform in 0 to 1.
+        queued: connections that wait to be accepted.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float], chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        queued: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._chance = chance
@@ -104,7 +113,8 @@ class DeviceLimits:
         self._devices = TokenBuckets(settings.device_rate, settings.device_burst, settings.limit_keys)
         self._appointments = Appointments(settings.shed_return_rate, settings.retry_after_min, settings.retry_after_max)
         self._most_lag = settings.overload_lag_ms / 1_000
-        self._lag = Lag(TICK)
+        self._queued = queued
+        self._late, self._queue = Standing(), Standing()
         self._beating: asyncio.TimerHandle | None = None
         self._in_hand = 0
         self._downloads = 0
@@ -112,9 +122,18 @@ class DeviceLimits:
     # ---- the heart
 
     def start(self) -> None:
-        """Begin to measure how far the running event loop is behind."""
-        self._lag.beat(self._clock())
-        self._beating = asyncio.get_running_loop().call_later(TICK, self.start)
+        """Begin to look at what waits."""
+        self._beat(self._clock())
+
+    def _beat(self, due: float) -> None:
+        now = self._clock()
+        self.beat(now - due, self._queued())
+        self._beating = asyncio.get_running_loop().call_later(TICK, self._beat, now + TICK)
+
+    def beat(self, late: float, queued: int) -> None:
+        """Note how many seconds late the heart beats, and how many connections wait to be accepted."""
+        self._late.note(max(0.0, late))
+        self._queue.note(queued)
 
     def stop(self) -> None:
         if self._beating is not None:
@@ -140,7 +159,7 @@ class DeviceLimits:
             finally:
                 self._downloads -= 1
             return
-        if self.pressure >= SHARES[kind]:
+        if self._overloaded(kind):
             raise self._later(OverloadedError, now)
         self._in_hand += 1
         try:
@@ -171,12 +190,20 @@ class DeviceLimits:
         if wait:
             raise AddressLimitError(retry_after=self._after(wait))
 
-    # ---- what the others are told
+    def at_the_door(self) -> int | None:
+        """Seconds after which a poll should come back that nobody has looked at yet; None: let it in."""
+        if not self._overloaded(Kind.POLL):
+            return None
+        return self._appointments.make(self._clock(), self._chance())
 
-    @property
-    def pressure(self) -> float:
-        """How near the process is to its bounds: 1 is all it can do."""
-        return max(self._lag.seconds / self._most_lag, self._in_hand / self._settings.overload_requests)
+    def _overloaded(self, kind: Kind) -> bool:
+        share = SHARES[kind]
+        bound = share * self._settings.overload_requests
+        if kind is Kind.REPORT:
+            return self._in_hand >= bound
+        return self._in_hand + self._queue.least >= bound or self._late.least >= share * self._most_lag
+
+    # ---- what the others are told
 
     def put_off(self) -> int:
         """Seconds until somebody who cannot be served now should come back."""

@@ -92,6 +92,8 @@ class GatewayServices:
     """Uniform in 0 to 1, for the jitter of polls and of those who are turned away."""
     monotonic: Callable[[], float] = time.monotonic
     """Seconds of a clock that never goes back, for limits."""
+    queued: Callable[[], int] = lambda: 0
+    """Connections that wait to be accepted."""
     traceparent: Callable[[], str | None] = lambda: None
     """The running trace, if it is sampled."""
     ingested: Callable[[str], None] = lambda _: None

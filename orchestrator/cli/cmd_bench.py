@@ -28,6 +28,7 @@ class Bench(StrEnum):
     HALT = "halt"
     LAUNCH = "launch"
     GATEWAY = "gateway"
+    STORM = "storm"
 
 
 class Size(StrEnum):
@@ -81,7 +82,7 @@ def bench(
         raise typer.Exit(130) from None
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-    out.data(found, facts((key, value) for key, value in found.items() if not isinstance(value, dict)))
+    out.data(found, facts((key, value) for key, value in found.items() if not isinstance(value, (dict, list))))
 
 
 def _measure(name: str, size: str, changes: list[str], out: Output) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.devices.limits import SHARES, DeviceLimits, Kind
-from api.limits import STANDING_BEATS, Appointments, ExemptListError, Lag, Sites, TokenBuckets
+from api.limits import STANDING_BEATS, Appointments, ExemptListError, Sites, Standing, TokenBuckets
 from orchestrator.config import Settings
 from orchestrator.errors import OtaError
 
@@ -90,19 +90,16 @@ def test_a_client_that_insists_is_not_forgotten_for_quieter_ones():
         assert buckets.take("loud", 0.0) > 0
 
 
-# ---- lag
+# ---- what stands
 
 
 @untimed
-@given(st.lists(st.integers(0, 1_000), min_size=1, max_size=30))
-def test_the_lag_is_the_least_of_the_last_beats(late):
-    lag, now = Lag(0.5), 0.0
-    lag.beat(now)
-    assert lag.seconds == 0
-    for number, each in enumerate(late, 1):
-        now += 0.5 + each
-        lag.beat(now)
-        assert lag.seconds == (min(late[number - STANDING_BEATS : number]) if number >= STANDING_BEATS else 0)
+@given(st.lists(st.integers(0, 1_000), max_size=30))
+def test_what_stands_is_the_least_of_the_last_readings(readings):
+    standing = Standing()
+    for number, reading in enumerate(readings, 1):
+        standing.note(reading)
+        assert standing.least == (min(readings[number - STANDING_BEATS : number]) if number >= STANDING_BEATS else 0)
 
 
 # ---- appointments
@@ -214,11 +211,10 @@ class Gate:
             passing.__exit__(None, None, None)
         return None
 
-    def late(self, seconds: float) -> None:
-        """The heart has beaten late for long enough."""
-        for _ in range(STANDING_BEATS + 1):
-            self.limits._lag.beat(self.now)
-            self.now += seconds + 0.05
+    def waiting(self, *, late: float = 0.0, queued: int = 0) -> None:
+        """For long enough the heart has beaten late, and connections have waited."""
+        for _ in range(STANDING_BEATS):
+            self.limits.beat(late, queued)
 
 
 steps = st.lists(
@@ -234,25 +230,39 @@ steps = st.lists(
 
 
 @untimed
-@given(steps, st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.2]))
-def test_where_a_report_is_refused_a_poll_is_refused_too(asked, late):
+@given(steps, st.sampled_from([0.0, 0.3, 0.6, 0.9, 1.2]), st.integers(0, 9))
+def test_where_a_report_is_refused_a_poll_is_refused_too(asked, late, queued):
     # Two gates with the same past: the one is then asked for a report, the other for a poll.
     reporting, polling = Gate(), Gate()
     for gate in (reporting, polling):
         for host, device, kind, stays, pause in asked:
             gate.now += pause
             gate.ask(host, device, kind, stays=stays)
-        gate.late(late)
+        gate.waiting(late=late, queued=queued)
     for host in ("203.0.113.1", "203.0.113.2"):
         for device in (1, 2, 3):
             if reporting.ask(host, device, Kind.REPORT, stays=True) is not None:
                 assert polling.ask(host, device, Kind.POLL, stays=True) is not None
 
 
-@pytest.mark.parametrize(("late", "refused"), [(0.2, 0), (0.3, 1), (0.6, 2), (0.8, 3), (1.1, 4)])
-def test_the_longer_the_queue_the_fewer_kinds_are_let_in(late, refused):
+@pytest.mark.parametrize(
+    ("waiting", "refused"),
+    [
+        ({"late": 0.2}, 0),
+        ({"late": 0.3}, 1),
+        ({"late": 0.6}, 2),
+        ({"late": 0.8}, 3),
+        ({"late": 60.0}, 3),
+        ({"queued": 1}, 0),
+        ({"queued": 2}, 1),
+        ({"queued": 4}, 2),
+        ({"queued": 6}, 3),
+        ({"queued": 4_096}, 3),
+    ],
+)
+def test_the_more_is_waiting_the_fewer_kinds_are_let_in_and_reports_always(waiting, refused):
     gate = Gate()
-    gate.late(late)
+    gate.waiting(**waiting)
     turned_away = [kind for kind in SHARES if gate.ask("203.0.113.1", 1, kind, stays=False) == "gateway.overloaded"]
     assert turned_away == list(SHARES)[:refused]
 

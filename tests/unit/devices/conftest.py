@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 
-from api.devices.gateway import create_gateway
+from api.devices.gateway import Gateway, create_gateway
 from api.devices.services import GatewayServices
 from orchestrator.config import Settings
 from tests.support.offers import (
@@ -19,6 +19,8 @@ from tests.support.offers import (
     MemoryPresence,
 )
 
+ACTION = 1_000_017
+SITE = "203.0.113.7"
 NOW = 1_800_000_000_000
 BASE = "/DEFAULT/controller/v1/dev-1"
 
@@ -81,3 +83,53 @@ async def world() -> AsyncIterator[World]:
         headers={"Authorization": "TargetToken s3cret"},
     ) as world.client:
         yield world
+
+
+@dataclass
+class Site:
+    """A gateway with tight limits, whose clock stands still unless a test moves it."""
+
+    gateway: Gateway
+    identities: MemoryIdentities
+    facts: MemoryFacts
+    now: float = 1_000.0
+    put_off: list[tuple[str, str]] = field(default_factory=list)
+
+    async def ask(self, device: str, path: str = "", *, host: str = SITE, token: str = "s3cret", **more: Any):
+        """A device's request over a connection from ``host``."""
+        transport = httpx.ASGITransport(self.gateway, client=(host, 50_000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            method = more.pop("method", "GET")
+            headers = {"Authorization": f"TargetToken {token}"}
+            return await client.request(method, f"/default/controller/v1/{device}{path}", headers=headers, **more)
+
+    async def feedback(self, device: str, **more: Any) -> httpx.Response:
+        body = {"status": {"execution": "proceeding", "result": {"finished": "none"}}}
+        return await self.ask(device, f"/deploymentBase/{ACTION}/feedback", method="POST", json=body, **more)
+
+
+@pytest.fixture
+def make_site() -> Callable[..., Site]:
+    def make(**settings: Any) -> Site:
+        identities, offers, facts = MemoryIdentities(), MemoryOffers(), MemoryFacts()
+        for number in range(1, 20):
+            identities.register(MemoryIdentity(number, f"dev-{number}", "s3cret"))
+        offers.offer(1, ACTION)
+        given = {"address_burst": 8, "address_rate": 1.0, "device_burst": 4, "device_rate": 1.0} | settings
+        services = GatewayServices(
+            settings=Settings(**given),
+            offers=offers,
+            facts=facts,
+            identities=identities,
+            presence=MemoryPresence(),
+            artifacts=MemoryArtifacts(),
+            clock=lambda: NOW,
+            metrics=bytes,
+            chance=lambda: 1.0,
+            monotonic=lambda: site.now,
+            put_off=lambda kind, code: site.put_off.append((kind, code)),
+        )
+        site = Site(create_gateway(services), identities, facts)
+        return site
+
+    return make
