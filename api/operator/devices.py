@@ -36,7 +36,7 @@ class DeviceQuery(PageQuery):
 async def import_devices(
     body: m.ImportInput, caller: Writer, services: Services, command_id: CommandId, request: Request
 ) -> m.Imported:
-    """Register all of these devices, or none of them."""
+    """Register all of these devices; none of them if one is wrong. Repeating the request completes one that was interrupted."""
     devices = [
         NewDevice(device_id=item.device_id, hardware_model=item.hardware_model, attributes=item.attributes)
         for item in body.devices

@@ -1,6 +1,10 @@
 """Registering devices and giving them tokens.
 
-A token is 256 random bits; only its sha256 is kept, so it is shown once. An import is one transaction: all of its devices or none.
+A token is 256 random bits; only its sha256 is kept, so it is shown once.
+
+An import is checked as a whole before its first device is registered. Then it goes part by part, each a transaction of its own under
+a command id of its own: the event log is locked while a part is appended, and a halt must not wait for ten thousand devices. The same
+command again completes an import that was interrupted.
 """
 
 from __future__ import annotations
@@ -55,6 +59,13 @@ class DuplicateDevicesError(ConflictError):
     remedy = "Leave them out and send the others again; none was imported."
 
 
+class PartlyImportedError(ConflictError):
+    """Somebody else registered some of the devices while they were imported."""
+
+    code = "device.import.partly"
+    remedy = "Leave out what is registered by now and send the others in another import."
+
+
 class TooManyDevicesError(DeviceImportError):
     """The import has more devices than allowed at once."""
 
@@ -89,7 +100,7 @@ class Devices:
     Args:
         registry: where devices are kept.
         max_devices: devices per import.
-        max_per_event: devices per event of the log.
+        max_per_event: devices per event of the log, and so per part of an import.
         traceparent: the current span's context.
     """
 
@@ -104,15 +115,19 @@ class Devices:
     async def import_devices(
         self, devices: Sequence[NewDevice], *, issue_tokens: bool, actor: str, command_id: str
     ) -> list[ImportedDevice]:
-        """Register all devices, or none of them.
+        """Register all devices. Of an import with a defect none is registered; one that was interrupted is completed by repeating it.
 
-        Raises DeviceImportError, TooManyDevicesError, HardwareModelNotFoundError, DuplicateDevicesError.
+        Raises DeviceImportError, TooManyDevicesError, HardwareModelNotFoundError, DuplicateDevicesError, PartlyImportedError.
         """
-        if done := await self._registry.done(command_id):
-            return [_imported(device, {}) for item in done for device in item.event.devices]
-        await self._check(devices)
-        tokens = {d.device_id: secrets.token_urlsafe(TOKEN_BYTES) for d in devices} if issue_tokens else {}
-        numbers = await self._registry.device_numbers(len(devices))
+        parts, done = await self._done(command_id)
+        known = {device.device_id for device in done}
+        left = [device for device in devices if device.device_id not in known]
+        made = [_imported(device, {}) for device in done]
+        if done and not left:
+            return made
+        await self._check(left)
+        tokens = {d.device_id: secrets.token_urlsafe(TOKEN_BYTES) for d in left} if issue_tokens else {}
+        numbers = await self._registry.device_numbers(len(left))
         registered = [
             RegisteredDevice(
                 device_no=number,
@@ -121,22 +136,36 @@ class Devices:
                 attributes=device.attributes,
                 token_hash=token_hash(tokens[device.device_id]) if issue_tokens else None,
             )
-            for number, device in zip(numbers, devices, strict=True)
+            for number, device in zip(numbers, left, strict=True)
         ]
         size = self._max_per_event
-        events = [
-            DevicesRegistered(devices=registered[at : at + size], actor=actor) for at in range(0, len(registered), size)
-        ]
-        try:
-            recorded = await self._registry.record(
-                f"devices/{numbers[0]}", events, command_id=command_id, meta=self._meta(actor), expected_version=0
-            )
-        except AlreadyExistsError as why:
-            # Somebody registered the same devices between the check and the append.
-            await self._check_unregistered(devices)
-            raise DuplicateDevicesError from why
-        made = [device for item in recorded for device in item.event.devices]
-        return [_imported(device, tokens) for device in made]
+        for part, at in enumerate(range(0, len(registered), size), parts):
+            event = DevicesRegistered(devices=registered[at : at + size], actor=actor)
+            try:
+                recorded = await self._registry.record(
+                    f"devices/{numbers[at]}",
+                    [event],
+                    command_id=_part_id(command_id, part),
+                    meta=self._meta(actor),
+                    expected_version=0,
+                )
+            except AlreadyExistsError as why:
+                # Somebody registered some of them between the check and the append.
+                if made:
+                    raise PartlyImportedError(f"{len(made)} of {len(devices)} devices were imported.") from why
+                await self._check_unregistered(left)
+                raise DuplicateDevicesError from why
+            made += [_imported(device, tokens) for item in recorded for device in item.event.devices]
+        return made
+
+    async def _done(self, command_id: str) -> tuple[int, list[RegisteredDevice]]:
+        """(parts, devices) that the command has registered."""
+        found: list[RegisteredDevice] = []
+        parts = 0
+        while recorded := await self._registry.done(_part_id(command_id, parts)):
+            found += [device for item in recorded for device in item.event.devices]
+            parts += 1
+        return parts, found
 
     async def issue_token(self, device_id: str, *, actor: str, command_id: str) -> IssuedToken:
         """Give a device a new token; the one before ends. Raises DeviceNotFoundError."""
@@ -192,6 +221,10 @@ class Devices:
 def token_hash(token: str) -> str:
     """What is kept of a device token: hex sha256."""
     return sha256(token.encode()).hexdigest()
+
+
+def _part_id(command_id: str, part: int) -> str:
+    return f"{command_id}/{part}" if part else command_id
 
 
 def _imported(device: RegisteredDevice, tokens: Mapping[str, str]) -> ImportedDevice:

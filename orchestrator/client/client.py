@@ -120,7 +120,7 @@ class OtaClient:
     def import_devices(
         self, devices: Sequence[m.NewDevice], *, issue_tokens: bool, idempotency_key: str | None = None
     ) -> list[m.ImportedDevice]:
-        """Register all of them or none."""
+        """Register all of them, none if one is wrong. Repeating it with its key completes what was interrupted."""
         body = {"devices": list(devices), "issue_tokens": issue_tokens}
         return self._post("/v1/devices/import", body, idempotency_key=idempotency_key)["devices"]
 
