@@ -7,7 +7,6 @@ SWUpdate answers with success although nothing is installed, and ``confirmationB
 from __future__ import annotations
 
 from binascii import crc32
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -23,8 +22,7 @@ LONGEST_SLEEP: Final = 86_399
 _encode: Final = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(msgspec.Struct, frozen=True):
     """Where a device is: its links start with ``{gateway}/{tenant}/controller/v1/{device}``.
 
     The tenant is written as the client writes it: Zephyr's compares, and there are clients with ``default`` and with ``DEFAULT``.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeGuard, cast
 
 import msgspec
@@ -82,8 +81,7 @@ _decode_status: Final = msgspec.json.Decoder(_Status).decode
 _decode_config_data: Final = msgspec.json.Decoder(_ConfigData).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Feedback:
+class Feedback(msgspec.Struct, frozen=True):
     """A feedback as the client wrote it."""
 
     execution: str
@@ -103,8 +101,7 @@ class Feedback:
         return d.statement_id(device_id, f"cancel/{action_id}" if cancel else str(action_id), self.canonical)
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(msgspec.Struct, frozen=True):
     """What a feedback says, as an event type with its details."""
 
     type: str

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
@@ -31,8 +30,7 @@ class ClientGoneError(Exception):
     """The client closed the connection before its request was complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A complete answer."""
 
     status: int = 200
@@ -113,7 +111,8 @@ class Request:
 def segments(scope: Scope) -> list[str]:
     """The path's segments, decoded one by one, so that an encoded slash stays within its segment."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    return [unquote(part) for part in raw.decode("latin-1").strip("/").split("/")]
+    parts = raw.decode("latin-1").strip("/").split("/")
+    return [unquote(part) for part in parts] if b"%" in raw else parts
 
 
 def json_answer(status: int, body: Any) -> Answer:
