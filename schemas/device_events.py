@@ -47,7 +47,9 @@ UPDATE_STATES: Final[dict[str, str]] = {
 TYPES: Final = frozenset({*UPDATE_STATES, PROGRESS, ATTRIBUTES})
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"failure_class": "class"}):
+class Report(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, rename={"failure_class": "class"}
+):
     """``data`` of the ``device.update.*`` events."""
 
     action_id: int
@@ -72,9 +74,7 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """sha256 (hex) of the file it runs, where the device knows it."""
 
 
-class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The envelope. ``data`` stays raw until the type is known."""
-
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     source: str
     type: str
@@ -87,12 +87,28 @@ class DeviceEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     v: int = VERSION
     time: int | None = None
     """Milliseconds since the epoch, device clock."""
+
+
+class DeviceEvent(_Envelope, frozen=True, kw_only=True, omit_defaults=True):
+    """The envelope. ``data`` stays raw until the type is known."""
+
     data: msgspec.Raw
+    specversion: str = "1.0"
+
+
+class UpdateEvent(_Envelope, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A ``device.update.*`` event whole, for readers of a whole log: one pass over its bytes.
+
+    Whatever the type says, ``data`` is read as a report; who needs to know why something else is none reads a ``DeviceEvent``.
+    """
+
+    data: Report
     specversion: str = "1.0"
 
 
 encode = msgspec.json.Encoder().encode
 decode_event = msgspec.json.Decoder(DeviceEvent).decode
+decode_update = msgspec.json.Decoder(UpdateEvent).decode
 decode_report = msgspec.json.Decoder(Report).decode
 decode_attributes = msgspec.json.Decoder(Attributes).decode
 

@@ -89,7 +89,10 @@ INFRASTRUCTURE: Final = frozenset({FailureClass.TRANSPORT, FailureClass.INTEGRIT
 
 
 class Assignment(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """The row, its fields in the order of the table's columns. Times are milliseconds since the epoch, from records, never from a clock."""
+    """The row, its fields in the order of the table's columns.
+
+    Times are milliseconds since the epoch, from records, never from a clock.
+    """
 
     campaign_no: int
     device_no: int

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.gate import Verdict
 from orchestrator.telemetry.instruments import Instruments, kafka
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ def projector_observer(instruments: Instruments, topic: str, group: str) -> Call
             instruments.transitions.add(n, {"to": state, "campaign.kind": CAMPAIGN_KIND})
         for failure_class, n in applied.failures.items():
             instruments.failures.add(n, {"class": failure_class})
+        for event_type, n in applied.duplicates.items():
+            instruments.events_duplicates.add(n, {"type": event_type})
+        held = applied.evaluations - len(applied.halts)
+        for verdict, n in ((Verdict.HOLD, held), (Verdict.HALT, len(applied.halts))):
+            if n:
+                instruments.gate_evaluations.add(n, {"verdict": str(verdict), "reason": "evidence"})
         for code in applied.dead:
             instruments.dead_letters.add(1, {"topic": topic, "reason": code})
         if applied.oldest_at is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -30,15 +30,15 @@ class ActionRanges:
 
     def __init__(self) -> None:
         self._bases: list[int] = []
-        self._ranges: dict[int, ActionRange] = {}
+        self._ranges: list[ActionRange] = []
 
     def known(self, action_id: int) -> ActionRange | None:
         """The range that holds ``action_id``, if it was seen before."""
         at = bisect_right(self._bases, action_id) - 1
         if at < 0:
             return None
-        found = self._ranges[self._bases[at]]
-        return found if found.device(action_id) is not None else None
+        found = self._ranges[at]
+        return found if action_id - found.base < len(found.device_nos) else None
 
     async def find(self, conn: asyncpg.Connection, action_id: int) -> ActionRange | None:
         """The range that holds ``action_id``; None if it was never given."""
@@ -59,7 +59,8 @@ class ActionRanges:
             gate_epoch=row["gate_epoch"],
             device_nos=array("i", row["device_nos"]),
         )
-        if found.base not in self._ranges:
-            insort(self._bases, found.base)
-            self._ranges[found.base] = found
+        at = bisect_left(self._bases, found.base)
+        if self._bases[at : at + 1] != [found.base]:  # not found by another lane meanwhile
+            self._bases.insert(at, found.base)
+            self._ranges.insert(at, found)
         return found if found.device(action_id) is not None else None

@@ -35,12 +35,9 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True, gc=False):
     """A fact about an assignment, with where it stands in the log."""
 
-    campaign_no: int
-    device_no: int
     observation: Observation
     partition: int
     offset: int
@@ -50,7 +47,8 @@ class Seen:
 class FactBatch:
     """A transaction's worth of records."""
 
-    seen: list[Seen] = field(default_factory=list)
+    seen: dict[tuple[int, int], list[Seen]] = field(default_factory=dict)
+    """By (device_no, campaign_no), in the order of the log."""
     attributes: dict[int, list[tuple[int, d.Attributes]]] = field(default_factory=dict)
     """Device number to (recorded_at, report), in the order of the log."""
     timeline: list[tuple[Any, ...]] = field(default_factory=list)
@@ -63,6 +61,7 @@ class _RefusedError(Exception):
 
 
 _STATES = {event_type: State(state) for event_type, state in d.UPDATE_STATES.items()}
+_UPDATES = d.TYPES - {d.ATTRIBUTES}
 
 
 def _clean(text: str | None, limit: int) -> str | None:
@@ -70,6 +69,25 @@ def _clean(text: str | None, limit: int) -> str | None:
     if text is None or (len(text) <= limit and "\0" not in text):
         return text
     return text.replace("\0", "")[:limit]
+
+
+def _update(record: Record) -> d.UpdateEvent | None:
+    """A sound update, in one pass over its bytes; None for anything else, which :func:`_event` looks into."""
+    value = record.value
+    if value is None or len(value) > MAX_RECORD:
+        return None
+    try:
+        event = d.decode_update(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    sound = (
+        event.type in _UPDATES
+        and event.v == d.VERSION
+        and 0 < event.device_no <= _MAX_INT
+        and 0 < event.recorded_at < _MAX_TIME
+        and 0 < event.data.action_id <= _MAX_INT
+    )
+    return event if sound else None
 
 
 def _event(record: Record) -> d.DeviceEvent:
@@ -114,37 +132,51 @@ def _take_attributes(batch: FactBatch, partition: int, offset: int, event: d.Dev
 
 
 def _take_report(
-    batch: FactBatch, partition: int, offset: int, event: d.DeviceEvent, report: d.Report, given: ActionRange | None
+    batch: FactBatch,
+    partition: int,
+    offset: int,
+    event: d.UpdateEvent | d.DeviceEvent,
+    report: d.Report,
+    given: ActionRange | None,
 ) -> None:
+    device_no = event.device_no
     if given is None:
         raise _RefusedError("event.unknown_action", f"Action {report.action_id} was never given.", event.id)
-    if given.device(report.action_id) != event.device_no:
+    if given.device(report.action_id) != device_no:
         raise _RefusedError("event.foreign_action", f"Action {report.action_id} was given to another device.", event.id)
-    failure_class, reason = _clean(report.failure_class, 32), _clean(report.reason, 64)
+    failure_class, reason, detail = report.failure_class, report.reason, report.detail
+    if failure_class is not None or reason is not None or detail is not None:
+        failure_class, reason, detail = _clean(failure_class, 32), _clean(reason, 64), _clean(detail, 1024)
+    at = event.recorded_at
     state = _STATES.get(event.type)
     if state is not None:
         observation = Observation(
             attempt=given.attempt,
             state=state,
-            at=event.recorded_at,
+            at=at,
             failure_class=failure_class,
             reason=reason,
             gate_epoch=given.gate_epoch,
         )
-        batch.seen.append(Seen(given.campaign_no, event.device_no, observation, partition, offset))
+        key = (device_no, given.campaign_no)
+        seen = Seen(observation, partition, offset)
+        if key in batch.seen:
+            batch.seen[key].append(seen)
+        else:
+            batch.seen[key] = [seen]
     batch.timeline.append(
         (
             partition,
             offset,
-            event.device_no,
+            device_no,
             given.campaign_no,
             given.attempt,
             _clean(event.id, 64),
             event.type,
-            event.recorded_at,
+            at,
             failure_class,
             reason,
-            _clean(report.detail, 1024),
+            detail,
         )
     )
 
@@ -161,11 +193,15 @@ async def read_batch(
     for partition, items in sorted(records.items()):
         for record in items:
             try:
-                event = _event(record)
-                if event.type == d.ATTRIBUTES:
-                    _take_attributes(batch, partition, record.offset, event)
-                    continue
-                report = _report(event)
+                event = _update(record)
+                if event is not None:
+                    report = event.data
+                else:
+                    event = _event(record)
+                    if event.type == d.ATTRIBUTES:
+                        _take_attributes(batch, partition, record.offset, event)
+                        continue
+                    report = _report(event)
                 # Awaited only for a range that was not seen before: a coroutine per record costs more than its JSON.
                 given = actions.known(report.action_id) or await actions.find(conn, report.action_id)
                 _take_report(batch, partition, record.offset, event, report, given)

@@ -21,10 +21,10 @@ from orchestrator.adapters.clock import now_ms
 from orchestrator.adapters.sql import halting, positions, rows
 from orchestrator.adapters.sql.actions import ActionRanges
 from orchestrator.adapters.sql.engine import RETRYABLE, transaction
-from orchestrator.adapters.sql.fact_batch import FactBatch, Record, Seen, dead_letter, read_batch
+from orchestrator.adapters.sql.fact_batch import FactBatch, Record, dead_letter, read_batch
 from orchestrator.adapters.sql.positions import BrokenChainError, Claim, FencedError, LogIdentity
 from orchestrator.adapters.sql.rules import RulesCache
-from orchestrator.domain.assignment import observe
+from orchestrator.domain.assignment import State, observe
 from orchestrator.errors import OtaError
 from schemas import device_events as d
 from schemas.campaign_events import CampaignHalted
@@ -44,6 +44,7 @@ _TIMELINE = (
     "reason",
     "detail",
 )
+_TYPES = {State(state): event_type for event_type, state in d.UPDATE_STATES.items()}
 _DEAD = ("topic", "partition", "offset", "code", "detail", "event_id", "key", "value", "recorded_at")
 
 
@@ -68,6 +69,10 @@ class Applied:
     facts: int = 0
     dead: list[str] = field(default_factory=list)
     transitions: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    duplicates: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """By event type: facts that left their row as it was."""
+    evaluations: int = 0
+    """Campaigns whose halt rules were evaluated."""
     failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     halts: list[CampaignHalted] = field(default_factory=list)
     oldest_at: int | None = None
@@ -111,7 +116,9 @@ class FactProjection:
                     f"{self._topic}/{item.partition}: delivered after {item.previous}, the position is {end}."
                 )
             # The topic has neither transactions nor compaction: a hole in its offsets is lost data.
-            fresh = [record for record in item.records if record.offset >= end]
+            fresh = item.records
+            if fresh[0].offset < end:
+                fresh = [record for record in fresh if record.offset >= end]
             if fresh[0].offset != end or fresh[-1].offset - fresh[0].offset + 1 != len(fresh):
                 raise positions.LogDamageError(
                     f"{self._topic}/{item.partition}: offsets {end}..{fresh[-1].offset} hold {len(fresh)} records."
@@ -157,6 +164,7 @@ class FactProjection:
                 await conn.copy_records_to_table("dead_letter", records=batch.dead, columns=_DEAD)
             if self._judges:
                 applied.halts = await self._judge(conn, failures, now)
+                applied.evaluations = len(failures)
             failpoints.hit("projector.before_commit")
         failpoints.hit("projector.after_commit")
         for partition, end in ends.items():
@@ -171,25 +179,25 @@ class FactProjection:
     ) -> tuple[Applied, dict[int, list[halting.Failure]]]:
         applied = Applied()
         failures: dict[int, list[halting.Failure]] = defaultdict(list)
-        by_row: dict[rows.Key, list[Seen]] = defaultdict(list)
-        for seen in batch.seen:
-            by_row[seen.device_no, seen.campaign_no].append(seen)
-        found = await rows.lock(conn, by_row)
+        found = await rows.lock(conn, batch.seen)
         rules = await self._rules.get(conn, {campaign for _, campaign in found})
         changes = rows.Changes(rules, shard)
-        missing = by_row.keys() - found.keys()
+        missing = batch.seen.keys() - found.keys()
         if missing:
             raise LookupError(f"no assignment for (device, campaign) {sorted(missing)[:3]}")
         for key, old in found.items():
             new = old
-            for seen in by_row[key]:
+            for seen in batch.seen[key]:
                 before, new = new, observe(new, seen.observation)
+                if new is before:
+                    applied.duplicates[_TYPES[seen.observation.state]] += 1
+                    continue
                 if new.failed_at is not None and before.failed_at is None:
                     where = {"topic": self._topic, "partition": seen.partition, "offset": seen.offset}
                     failures[new.campaign_no].append(halting.Failure(seen.observation.at, new.stratum, where))
                     applied.failures[seen.observation.failure_class or "unclassified"] += 1
                 if new.state is not before.state:
-                    applied.transitions[new.state.value] += 1
+                    applied.transitions[new.state] += 1
             changes.add(old, new)
         await changes.write(conn)
         await _report_attributes(conn, batch.attributes)
@@ -273,6 +281,9 @@ def _merged(first: Applied, second: Applied) -> Applied:
         first.transitions[kind] += n
     for kind, n in second.failures.items():
         first.failures[kind] += n
+    for kind, n in second.duplicates.items():
+        first.duplicates[kind] += n
+    first.evaluations += second.evaluations
     first.facts += second.facts
     first.dead += second.dead
     first.halts += second.halts

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from operator import ne
+from typing import Any, Final
 
 import asyncpg
+import msgspec
 from msgspec.structs import astuple
 
 from orchestrator.adapters.sql.rules import CampaignRules
-from orchestrator.domain.assignment import Assignment, State, contributions, holds_slot, maturity
+from orchestrator.domain.assignment import Assignment, contributions, holds_slot, maturity, shape
 
 Key = tuple[int, int]
 """(device_no, campaign_no), the order in which rows are locked."""
@@ -36,14 +39,31 @@ _TYPES = {
     "reason": "text",
     "failed_class": "text",
 }
-_ARRAYS = ", ".join(f"${i}::{_TYPES.get(name, 'bigint')}[]" for i, name in enumerate(_FIELDS, 1))
-_MUTABLE = tuple(name for name in _FIELDS if name not in {"campaign_no", "device_no", "phase", "stratum"})
+_KEY: Final = ("device_no", "campaign_no")
+_MUTABLE: Final = tuple(name in {*_FIELDS} - {*_KEY, "phase", "stratum"} for name in _FIELDS)
+
+OWN_STATEMENT: Final = 64
+"""Rows that change the same columns from which on they are written by a statement of their own: the driver looks at every element of
+every array it sends, which costs more than a statement. Fewer rows go with the others, all their columns in one statement."""
+
+
+def _arrays(names: Iterable[str]) -> str:
+    return ", ".join(f"${i}::{_TYPES.get(name, 'bigint')}[]" for i, name in enumerate(names, 1))
+
+
+@cache
+def _update(changed: tuple[bool, ...]) -> tuple[tuple[int, ...], str]:
+    """Which fields an UPDATE of the ``changed`` columns takes, key first, and its text."""
+    names = tuple(name for name, differs in zip(_FIELDS, changed, strict=True) if differs)
+    text = f"""UPDATE assignment a SET {", ".join(f"{name} = u.{name}" for name in names)}
+FROM unnest({_arrays(_KEY + names)}) u({", ".join(_KEY + names)})
+WHERE a.device_no = u.device_no AND a.campaign_no = u.campaign_no"""
+    return tuple(_FIELDS.index(name) for name in _KEY + names), text
+
 
 _READ = f"""SELECT {", ".join(f"a.{name}" for name in _FIELDS)} FROM unnest($1::int[], $2::int[]) u(d, c)
 JOIN assignment a ON a.device_no = u.d AND a.campaign_no = u.c ORDER BY a.device_no, a.campaign_no FOR UPDATE OF a"""
-_INSERT = f"INSERT INTO assignment ({_COLUMNS}) SELECT * FROM unnest({_ARRAYS})"
-_UPDATE = f"""UPDATE assignment a SET {", ".join(f"{name} = u.{name}" for name in _MUTABLE)}
-FROM unnest({_ARRAYS}) u({_COLUMNS}) WHERE a.device_no = u.device_no AND a.campaign_no = u.campaign_no"""
+_INSERT = f"INSERT INTO assignment ({_COLUMNS}) SELECT * FROM unnest({_arrays(_FIELDS)})"
 _COUNTER = """INSERT INTO counter AS t (campaign_no, phase, stratum, state, shard, n)
 SELECT c, p, s, st, $5, n FROM unnest($1::int[], $2::smallint[], $3::smallint[], $4::text[], $6::bigint[]) u(c, p, s, st, n)
 ON CONFLICT (campaign_no, phase, stratum, state, shard) DO UPDATE SET n = t.n + excluded.n"""
@@ -66,15 +86,9 @@ _DUE = """INSERT INTO due_queue (due_at, campaign_no, device_no, attempt, what)
 SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::smallint[], $5::text[]) ON CONFLICT DO NOTHING"""
 
 
-_STATES = {state.value: state for state in State}
-
-
-def parse(row: Sequence[Any] | asyncpg.Record) -> Assignment:
-    """A row as selected in field order."""
-    values = dict(zip(_FIELDS, row, strict=True))
-    values["state"] = _STATES[values["state"]]
-    values["progress"] = _STATES[values["progress"]]
-    return Assignment(**values)
+def parse(rows: Iterable[Sequence[Any] | asyncpg.Record]) -> list[Assignment]:
+    """Rows as selected in field order."""
+    return msgspec.convert(list(map(tuple, rows)), list[Assignment])
 
 
 async def lock(conn: asyncpg.Connection, keys: Iterable[Key]) -> dict[Key, Assignment]:
@@ -83,8 +97,7 @@ async def lock(conn: asyncpg.Connection, keys: Iterable[Key]) -> dict[Key, Assig
     if not ordered:
         return {}
     rows = await conn.fetch(_READ, [key[0] for key in ordered], [key[1] for key in ordered])
-    parsed = map(parse, rows)
-    return {(row.device_no, row.campaign_no): row for row in parsed}
+    return {(row.device_no, row.campaign_no): row for row in parse(rows)}
 
 
 def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
@@ -98,14 +111,10 @@ class Changes:
         self._rules = rules
         self._shard = shard
         self._inserted: dict[Key, Assignment] = {}
-        self._updated: dict[Key, Assignment] = {}
+        self._updated: dict[Key, tuple[Assignment, Assignment]] = {}
         self._released: set[Key] = set()
         self._held: dict[Key, int] = {}
-        self._states: dict[tuple[int, int, int, str], int] = defaultdict(int)
-        self._gate: dict[tuple[int, int, int, int], list[int]] = defaultdict(lambda: [0, 0])
-        self._mature: dict[tuple[int, int, int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
-        self.new_failures: dict[int, list[Assignment]] = defaultdict(list)
-        """Rows, by campaign, that got their first release failure here, in the order they were handed in."""
+        self._shapes: dict[tuple[int, tuple[Any, ...]], list[Any]] = {}
 
     def add(self, old: Assignment | None, new: Assignment) -> None:
         """Take in one row's change. May be called for a row again, with the row as it stands then."""
@@ -115,51 +124,81 @@ class Changes:
         if old is None or key in self._inserted:
             self._inserted[key] = new
         else:
-            self._updated[key] = new
-        if old is not None and holds_slot(old) and not holds_slot(new):
-            self._released.add(key)
-        elif old is not None and old.attempt == new.attempt and holds_slot(new) and not holds_slot(old):
-            self._held[key] = new.attempt  # written off as silent, and now it says that it is in trial
-        if new.failed_at is not None and (old is None or old.failed_at is None):
-            self.new_failures[new.campaign_no].append(new)
-        bucket = self._rules[new.campaign_no].bucket
-        for row, sign in ((old, -1), (new, 1)):
-            if row is None:
-                continue
-            for kind, phase, stratum, what in contributions(row):
-                if kind == "state":
-                    self._states[row.campaign_no, phase, stratum, str(what)] += sign
-                else:
-                    self._gate[row.campaign_no, int(what), phase, stratum][kind == "failed"] += sign
-            mature = maturity(row, bucket)
-            if mature is not None:
-                (phase, stratum, epoch, number), counts = mature
-                cell = self._mature[row.campaign_no, phase, epoch, number, stratum]
-                for i, count in enumerate(counts):
-                    cell[i] += sign * count
+            self._updated[key] = (self._updated[key][0] if key in self._updated else old, new)
+        if old is not None:
+            held, holds = holds_slot(old), holds_slot(new)
+            if held and not holds:
+                self._released.add(key)
+            elif holds and not held and old.attempt == new.attempt:
+                self._held[key] = new.attempt  # written off as silent, and now it says that it is in trial
+            self._count(old, -1)
+        self._count(new, 1)
+
+    def _count(self, row: Assignment, n: int) -> None:
+        """Rows are counted by shape, and what a shape adds to the counters is looked up once, when they are written."""
+        key = (row.campaign_no, shape(row, self._rules[row.campaign_no].bucket))
+        found = self._shapes.get(key)
+        if found is None:
+            self._shapes[key] = [row, n]
+        else:
+            found[1] += n
 
     async def write(self, conn: asyncpg.Connection) -> None:
         """Rows, slots, counters: in this order, sorted by key within each."""
         if self._inserted:
             await conn.execute(_INSERT, *_columns([astuple(self._inserted[k]) for k in sorted(self._inserted)]))
-        if self._updated:
-            await conn.execute(_UPDATE, *_columns([astuple(self._updated[k]) for k in sorted(self._updated)]))
+        for changed, values in _by_change(self._updated[key] for key in sorted(self._updated)):
+            fields, text = _update(changed)
+            columns = list(zip(*values, strict=True))
+            await conn.execute(text, *(columns[i] for i in fields))
         if self._released:
             await conn.execute(_RELEASE, *_columns(sorted(self._released)))
         if self._held:
             await conn.execute(_HOLD, *_columns([(*key, self._held[key]) for key in sorted(self._held)]))
-        states = [(*key, n) for key, n in sorted(self._states.items()) if n]
+        await self._write_counters(conn)
+
+    async def _write_counters(self, conn: asyncpg.Connection) -> None:
+        by_state: dict[tuple[int, int, int, str], int] = defaultdict(int)
+        by_epoch: dict[tuple[int, int, int, int], list[int]] = defaultdict(lambda: [0, 0])
+        by_bucket: dict[tuple[int, int, int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
+        for row, rows in self._shapes.values():
+            no = row.campaign_no
+            for kind, phase, stratum, what in contributions(row):
+                if kind == "state":
+                    by_state[no, phase, stratum, str(what)] += rows
+                else:
+                    by_epoch[no, int(what), phase, stratum][kind == "failed"] += rows
+            mature = maturity(row, self._rules[no].bucket)
+            if mature is not None:
+                (phase, stratum, epoch, number), counts = mature
+                cell = by_bucket[no, phase, epoch, number, stratum]
+                for i, count in enumerate(counts):
+                    cell[i] += rows * count
+        states = [(*key, n) for key, n in sorted(by_state.items()) if n]
         if states:
             c, p, s, st, n = _columns(states)
             await conn.execute(_COUNTER, c, p, s, st, self._shard, n)
-        gate = [(*key, *n) for key, n in sorted(self._gate.items()) if any(n)]
+        gate = [(*key, *n) for key, n in sorted(by_epoch.items()) if any(n)]
         if gate:
             c, e, p, s, n, f = _columns(gate)
             await conn.execute(_GATE_COUNT, c, e, p, s, self._shard, n, f)
-        mature = [(*key, *n) for key, n in sorted(self._mature.items()) if any(n)]
+        mature = [(*key, *n) for key, n in sorted(by_bucket.items()) if any(n)]
         if mature:
             c, p, e, b, s, n, g, x = _columns(mature)
             await conn.execute(_MATURITY, c, p, e, b, s, self._shard, n, g, x)
+
+
+def _by_change(
+    pairs: Iterable[tuple[Assignment, Assignment]],
+) -> list[tuple[tuple[bool, ...], list[tuple[Any, ...]]]]:
+    """New values by the columns in which they differ from the old ones; small groups together, under all columns."""
+    groups: dict[tuple[bool, ...], list[tuple[Any, ...]]] = defaultdict(list)
+    for old, new in pairs:
+        values = astuple(new)
+        groups[tuple(map(ne, astuple(old), values))].append(values)
+    large = [(changed, values) for changed, values in groups.items() if len(values) >= OWN_STATEMENT]
+    rest = [value for values in groups.values() if len(values) < OWN_STATEMENT for value in values]
+    return [*large, (_MUTABLE, rest)] if rest else large
 
 
 async def queue_due(conn: asyncpg.Connection, entries: Iterable[tuple[int, int, int, int, str]]) -> None:

@@ -8,8 +8,10 @@ import random
 import msgspec
 import pytest
 
+from orchestrator.adapters.sql import rows
 from orchestrator.adapters.sql.facts import Delivery, FactProjection
 from orchestrator.adapters.sql.positions import BrokenChainError, FencedError, LogDamageError, LogIdentity
+from orchestrator.domain.assignment import Assignment, Observation, State, observe
 from schemas import device_events as d
 from tests.support.world import IDENTITY, T0, TOPIC, World
 
@@ -127,15 +129,15 @@ async def test_a_record_that_the_database_refuses_stands_alone_in_the_dead_lette
     devices = list(world.offers_made.items())[:8]
     for device, action in devices:
         world.fact(device, action, d.CONFIRMED, T0 + 1, reason="bad" if device == devices[3][0] else None)
-    original = d.decode_report
+    original = d.decode_update
 
     def refuse(raw):
-        report = original(raw)
-        if report.reason == "bad":
+        event = original(raw)
+        if event.data.reason == "bad":
             raise OverflowError("no such report can be stored")
-        return report
+        return event
 
-    monkeypatch.setattr(d, "decode_report", refuse)
+    monkeypatch.setattr(d, "decode_update", refuse)
     await world.project()
     assert await world.value("SELECT count(*) FROM assignment WHERE state = 'confirmed'") == 7
     assert [row["code"] for row in await world.rows("SELECT code FROM dead_letter")] == ["event.unprocessable"]
@@ -154,6 +156,33 @@ async def test_facts_in_any_batching_and_order_over_devices_give_the_same_counte
             await world.project()
     await world.project()
     await world.recount()
+
+
+@pytest.mark.parametrize("own", [1, 5, 1_000], ids=["each change apart", "some", "all together"])
+async def test_rows_are_written_as_they_were_folded_whichever_columns_change(world, monkeypatch, own):
+    monkeypatch.setattr(rows, "OWN_STATEMENT", own)
+    rng = random.Random(own)
+    devices = list(world.offers_made.items())
+    expected = {(row.device_no, row.campaign_no): row for row in await _assignments(world)}
+    for _ in range(10):
+        for device, action in rng.sample(devices, rng.randrange(1, len(devices))):
+            kind, at = rng.choice(list(d.UPDATE_STATES)), T0 + rng.randrange(50)
+            report = {
+                "failure_class": rng.choice([None, "boot", "transport"]),
+                "reason": rng.choice([None, "a", "b"]),
+            }
+            world.fact(device, action, kind, at, **report)
+            state = State(d.UPDATE_STATES[kind])
+            (key,) = (key for key in expected if key[0] == device)
+            expected[key] = observe(expected[key], Observation(attempt=1, state=state, at=at, **report))
+        await world.project()
+    assert {(row.device_no, row.campaign_no): row for row in await _assignments(world)} == expected
+    await world.recount()
+
+
+async def _assignments(world: World) -> list[Assignment]:
+    columns = ", ".join(Assignment.__struct_fields__)
+    return rows.parse(row.values() for row in await world.rows(f"SELECT {columns} FROM assignment"))
 
 
 async def test_starts_and_facts_at_once_keep_the_counters_right(world):
