@@ -139,6 +139,17 @@ async def test_one_three_and_two_projectors_and_one_that_comes_back_from_the_dea
         await judged(harness)
 
 
+async def test_strata_that_are_halted_alone_get_nothing_more_and_the_others_go_on(make_harness):
+    harness = make_harness(devices=150)
+    alone = {"name": "strata", "scope": "stratum", "p0": 0.02, "alpha": 0.006, "halts": "stratum"}
+    async with harness.up():
+        async with harness.killing(pause=(0.2, 2.0)):
+            campaign = await harness.launch(Play.BAD, confirm_deadline="120s", halt=[alone])
+            assert await harness.ended(campaign, PATIENCE) == "completed"
+        await judged(harness)
+        assert await harness.value("SELECT count(*) FROM event_log WHERE type = 'StratumHalted'") == 1
+
+
 async def test_facts_again_late_and_distorted(make_harness):
     harness = make_harness(devices=150)
     async with harness.up():

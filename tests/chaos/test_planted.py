@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from typing import Any, Final
 
 import psutil
 import pytest
@@ -13,6 +14,8 @@ from tests.chaos.harness import SESSION, Harness
 from tests.chaos.planted import STOP_FILE
 
 pytestmark = pytest.mark.chaos
+
+ONE_PHASE: Final[dict[str, Any]] = {"phases": [{"name": "all", "percent": 100, "soak": "1s"}]}
 
 
 async def _found(harness: Harness, kind: str) -> None:
@@ -33,7 +36,7 @@ async def test_a_slice_without_the_control_check_offers_after_a_halt(make_harnes
     # The gate's step, which would end the dispatcher, is seldom.
     harness = make_harness(devices=90, defect="no-control-check", settings={"OTA_GATE_POLL_MS": "10000"})
     async with harness.up():
-        campaign = await harness.launch(Play.BAD)
+        campaign = await harness.launch(Play.BAD, **ONE_PHASE, max_in_flight={"initial": 15, "maximum": 15})
         await harness.until(
             "the campaign has halted",
             lambda: harness.value("SELECT state = 'halted' FROM campaign WHERE campaign_id = $1", campaign),
@@ -74,11 +77,7 @@ async def test_a_gate_that_reads_stale_counters_misses_the_last_failure_that_cou
         # Three failures cross, so the one that is overlooked is the last.
         devices = harness.devices(lambda hw_revision: hw_revision == BAD_REVISION)[:3]
         devices += harness.devices(lambda hw_revision: hw_revision != BAD_REVISION)[:4]
-        campaign = await harness.launch(
-            Play.BAD,
-            cohort={"include": devices},
-            phases=[{"name": "all", "percent": 100, "soak": "1s"}],
-        )
+        campaign = await harness.launch(Play.BAD, **ONE_PHASE, cohort={"include": devices})
         await harness.ended(campaign)
         await _found(harness, "unhalted")
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.support import oracle, retelling, witnesses
+from tests.support.oracle import case, facts, gates, logs, rows
 from tests.support.retelling import Action, History, RefusedError, Said, read_fact
 from tests.support.witnesses import LogRecord, Truth
 
 OURS = {"orchestrator", "workflows", "api", "schemas", "firmware"}
 
 
-@pytest.mark.parametrize("module", [oracle, retelling, witnesses])
+@pytest.mark.parametrize("module", [oracle, case, facts, gates, logs, rows, retelling, witnesses])
 def test_it_imports_nothing_of_the_product(module):
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     named = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
