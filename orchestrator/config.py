@@ -160,9 +160,9 @@ class Settings(BaseSettings):
         description="Connections that may wait to be accepted: as many as Linux allows (net.core.somaxconn).",
     )
     shed_return_rate: float = Field(
-        4_000.0,
+        2_500.0,
         gt=0,
-        description="Refused requests per second that a gateway asks back: four fifths of the polls it can serve on one core.",
+        description="Refused requests per second that a gateway asks back: half of the polls on new connections that a core serves.",
     )
     retry_after_min: int = Field(
         5, ge=1, description="Seconds that a refused client waits at least; SWUpdate waits 10."
