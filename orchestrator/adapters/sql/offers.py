@@ -36,7 +36,7 @@ SHARD = 102
 """Counter shard of starts."""
 
 GROUP = 256
-"""Most devices of one read and starts of one transaction."""
+"""Most questions of one read, and starts of one transaction."""
 
 
 class _StoppedError(Exception):
@@ -57,6 +57,7 @@ class SqlOffers:
         self._topic = topic
         self._rules = RulesCache()
         self._actions = ActionRanges()
+        self._ranges: Grouped[int, ActionRange] = Grouped(self._find_ranges, GROUP)
         self._views: Grouped[int, OfferView] = Grouped(self._read_views, GROUP)
         self._starts: Grouped[_Start, OfferView] = Grouped(self._start_group, GROUP)
 
@@ -75,11 +76,13 @@ class SqlOffers:
         return None if given is None or device is None else (given.campaign_no, given.attempt, device)
 
     async def _given(self, action_id: int) -> ActionRange | None:
-        given = self._actions.known(action_id)
-        if given is None:
-            async with driver(self._engine) as conn:
-                given = await self._actions.find(conn, action_id)
-        return given
+        return self._actions.known(action_id) or await self._ranges.ask(action_id)
+
+    async def _find_ranges(self, action_ids: Sequence[int]) -> dict[int, ActionRange]:
+        # One after the other: a slice of offers is one range, so the first of its ids finds it for all.
+        async with driver(self._engine) as conn:
+            found = {action_id: await self._actions.find(conn, action_id) for action_id in action_ids}
+        return {action_id: given for action_id, given in found.items() if given is not None}
 
     async def _read_views(self, device_nos: Sequence[int]) -> dict[int, OfferView]:
         return await read_views(self._engine, device_nos)
