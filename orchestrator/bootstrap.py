@@ -157,11 +157,13 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.adapters.firmware_intake import McubootVerifier
     from orchestrator.adapters.sql.campaigns import SqlCampaignStore
     from orchestrator.adapters.sql.fleet import SqlFleet
+    from orchestrator.adapters.sql.fleet_stop import SqlFleetControl
     from orchestrator.adapters.sql.idempotency import SqlIdempotency
     from orchestrator.adapters.sql.queries import SqlQueries
     from orchestrator.adapters.sql.registry import SqlRegistry
     from orchestrator.app.campaigns import Campaigns
     from orchestrator.app.devices import Devices
+    from orchestrator.app.fleet import FleetCommands
     from orchestrator.app.keys import ApiKeys
     from orchestrator.app.releases import Releases
 
@@ -187,6 +189,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
         ),
         keys=ApiKeys(registry, now=now_ms, new_id=new_id, traceparent=current_traceparent),
         queries=SqlQueries(engine),
+        fleet=FleetCommands(SqlFleetControl(engine), traceparent=current_traceparent),
         answers=SqlIdempotency(engine, lease_ms=settings.idempotency_lease_ms),
         clock=now_ms,
         metrics=metrics,

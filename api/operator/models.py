@@ -274,6 +274,16 @@ class HaltStatus(_Output):
     fact: dict[str, Any] | None
 
 
+class Fleet(_Output):
+    stopped: bool
+    by: str | None
+    reason: str | None
+    at: Time | None
+    position: int | None = Field(description="Head of the ledger at the stop: nothing is offered or started beyond it.")
+    offers_after: int
+    starts_after: int
+
+
 class StratumHaltStatus(_Output):
     stratum: str
     reason: str

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from api.paging import Cursors
 from orchestrator.app.campaigns import Campaigns
 from orchestrator.app.devices import Devices
+from orchestrator.app.fleet import FleetCommands
 from orchestrator.app.idempotency import Answers
 from orchestrator.app.keys import ApiKeys
 from orchestrator.app.queries import Queries
@@ -30,6 +31,7 @@ class OperatorServices:
     devices: Devices
     keys: ApiKeys
     queries: Queries
+    fleet: FleetCommands
     answers: Answers
     clock: Callable[[], int]
     """Milliseconds since the epoch."""

@@ -285,7 +285,7 @@ class Campaigns:
         self, campaign_id: str, reason: str, *, actor: str, command_id: str, expected_version: int | None = None
     ) -> Executed:
         """Hold offers; devices that started go on."""
-        _require_reason(reason)
+        require_reason(reason)
 
         def build(_: c.Campaign, standing: Standing) -> c.Command:
             return c.Pause(actor=actor, reason=reason, ledger_position=standing.ledger_position)
@@ -299,7 +299,7 @@ class Campaigns:
         self, campaign_id: str, reason: str, *, actor: str, command_id: str, expected_version: int | None = None
     ) -> Executed:
         """Go on after a pause, or after a halt that somebody else has approved to end."""
-        _require_reason(reason)
+        require_reason(reason)
 
         def build(_: c.Campaign, standing: Standing) -> c.Command:
             return c.Resume(actor=actor, reason=reason, ledger_position=standing.ledger_position)
@@ -311,7 +311,7 @@ class Campaigns:
 
     async def halt(self, campaign_id: str, reason: str, *, actor: str, command_id: str) -> Executed:
         """Stop offers at this commit, and ask started devices to cancel. Never refused for being stale."""
-        _require_reason(reason)
+        require_reason(reason)
 
         def build(campaign: c.Campaign, standing: Standing) -> c.Command:
             return c.Halt(
@@ -330,7 +330,7 @@ class Campaigns:
         self, campaign_id: str, reason: str, *, actor: str, command_id: str, expected_version: int | None = None
     ) -> Executed:
         """End the campaign for good."""
-        _require_reason(reason)
+        require_reason(reason)
 
         def build(_: c.Campaign, standing: Standing) -> c.Command:
             return c.Abort(actor=actor, reason=reason, ledger_position=standing.ledger_position)
@@ -375,6 +375,6 @@ class Campaigns:
         return Meta(actor=actor, reason=reason, traceparent=self._traceparent())
 
 
-def _require_reason(reason: str) -> None:
+def require_reason(reason: str) -> None:
     if not reason.strip() or len(reason) > MAX_REASON:
         raise ReasonError

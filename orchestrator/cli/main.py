@@ -16,6 +16,7 @@ from orchestrator.cli import (
     cmd_dev,
     cmd_device,
     cmd_doctor,
+    cmd_fleet,
     cmd_hardware,
     cmd_key,
     cmd_projection,
@@ -54,6 +55,7 @@ for module in (
     cmd_sim,
     cmd_doctor,
     cmd_bench,
+    cmd_fleet,
 ):
     module.register(app)
 

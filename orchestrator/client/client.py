@@ -192,6 +192,17 @@ class OtaClient:
     def _get(self, path: str, **query: Any) -> Any:
         return msgspec.json.decode(self._transport.request("GET", path, query=query).content)
 
+    # ---- the whole fleet
+
+    def fleet(self) -> m.Fleet:
+        return self._get("/v1/fleet")
+
+    def stop_fleet(self, reason: str) -> m.Fleet:
+        return self._post("/v1/fleet/stop", {"reason": reason})
+
+    def release_fleet(self, reason: str) -> m.Fleet:
+        return self._post("/v1/fleet/release", {"reason": reason})
+
     def _post(
         self,
         path: str,

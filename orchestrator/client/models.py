@@ -174,6 +174,16 @@ class Halt(TypedDict):
     fact: dict[str, Any] | None
 
 
+class Fleet(TypedDict):
+    stopped: bool
+    by: str | None
+    reason: str | None
+    at: str | None
+    position: int | None
+    offers_after: int
+    starts_after: int
+
+
 class StratumHalt(TypedDict):
     stratum: str
     reason: str

@@ -11,7 +11,7 @@ that is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import log
@@ -177,6 +177,46 @@ def evaluate_strata(counts: Sequence[RuleCount]) -> list[HaltVerdict]:
                 halted.extend(_verdict(count, needed, alpha) for count, needed in crossed)
                 break
     return halted
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What all halt rules of a campaign say together: strata to halt alone, and whether the campaign halts."""
+
+    campaign: HaltVerdict | None
+    strata: tuple[HaltVerdict, ...]
+    counts: tuple[RuleCount, ...]
+    """What every process saw."""
+
+
+def judge(
+    tables: Sequence[HaltTable], cells: Sequence[Cell], halted: Collection[str], strata: Collection[str]
+) -> Judgement:
+    """Evaluate every halt rule. Strata come first, as if the failures were heard of one by one.
+
+    A stratum that was halted alone no longer speaks for the release in the others: rules that halt the campaign run as
+    if they had counted the others from the start, so their error is theirs over the others. When no stratum is left
+    that could go on, the campaign halts instead.
+
+    Args:
+        tables: the rules.
+        cells: counters of one snapshot.
+        halted: strata that were halted alone before.
+        strata: all strata that have devices.
+    """
+    single = [count for table in tables if table.halts == "stratum" for count in tally([table], cells)]
+    found = [each for each in evaluate_strata(single) if _stratum(each) not in halted]
+    stopped = {*halted, *map(_stratum, found)}
+    rest = [cell for cell in cells if cell.stratum not in stopped]
+    whole = [count for table in tables if table.halts == "campaign" for count in tally([table], rest)]
+    verdict = evaluate_halt(whole)
+    if found and verdict is None and stopped.issuperset(strata):
+        verdict, found = found[0], []
+    return Judgement(verdict, tuple(found), (*single, *whole))
+
+
+def _stratum(verdict: HaltVerdict) -> str:
+    return verdict.scope_key.removeprefix("stratum/")
 
 
 def _needed(horizons: Sequence[int], count: RuleCount) -> int | None:

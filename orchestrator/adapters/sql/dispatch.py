@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator import failpoints
 from orchestrator.adapters.sql import ledger, rows
 from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.locks import share_control
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.app.ports import DispatchedSlice
@@ -114,7 +115,7 @@ async def _dispatch(
 ) -> DispatchedSlice:
     held = await conn.fetchrow("SELECT * FROM pacing WHERE campaign_no = $1 FOR UPDATE", campaign_no)
     state, _, _ = await control_state(conn, campaign_no)
-    if held is None or state != CampaignState.RUNNING:
+    if held is None or state != CampaignState.RUNNING or await withheld(conn):
         raise _StoppedError(state)
     rules = (await cache.get(conn, [campaign_no]))[campaign_no]
     spec = rules.dossier.plan.phases[phase]
@@ -209,6 +210,8 @@ async def _offer(
     await share_control(conn, rules.campaign_no)
     state, version, still = await control_state(conn, rules.campaign_no)
     if state != CampaignState.RUNNING or still != epoch or await halted_strata(conn, rules.campaign_no) != halted:
+        raise _StoppedError(state)
+    if await withheld(conn):
         raise _StoppedError(state)
     await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])
     failpoints.hit("slice.before_commit")

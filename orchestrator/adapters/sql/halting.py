@@ -21,16 +21,7 @@ from orchestrator.adapters.sql.rules import CampaignRules
 from orchestrator.app.ports import Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.boundary import f_star
-from orchestrator.domain.gate import (
-    Cell,
-    HaltVerdict,
-    RuleCount,
-    Verdict,
-    evaluate_halt,
-    evaluate_strata,
-    suspects,
-    tally,
-)
+from orchestrator.domain.gate import Cell, HaltVerdict, Judgement, Verdict, judge, suspects
 from orchestrator.telemetry.propagation import current_traceparent
 from schemas.campaign_events import CampaignHalted, StratumCount, StratumHalted
 
@@ -63,39 +54,24 @@ async def evaluate(
     )
     cells = [Cell(row["phase"], rules.strata[row["stratum"]], row["n"], row["f"]) for row in rows]
     alone = {rules.strata[number] for number in await halted_strata(conn, rules.campaign_no)}
-    # A stratum that was halted alone no longer speaks for the release in the others: rules that halt the campaign run as if they had
-    # counted those from the start.
-    rest = [cell for cell in cells if cell.stratum not in alone]
-    counts = [
-        count for table in rules.dossier.rules for count in tally([table], cells if table.halts == "stratum" else rest)
-    ]
-    verdict = evaluate_halt(counts)
-    strata = [found for found in evaluate_strata(counts) if found.scope_key.removeprefix("stratum/") not in alone]
-    if (
-        verdict is None
-        and strata
-        and len(alone) + len(strata) >= sum(1 for size in rules.dossier.strata.values() if size)
-    ):
-        verdict, strata = strata[0], strata[1:]  # nothing is left that could go on
-    await _record(conn, rules.campaign_no, epoch, counts, [verdict, *strata], now)
+    judged = judge(rules.dossier.rules, cells, alone, [key for key, size in rules.dossier.strata.items() if size])
+    await _record(conn, rules.campaign_no, epoch, judged, now)
     if control["state"] not in {c.CampaignState.RUNNING, c.CampaignState.PAUSED}:
         return None
-    if verdict is not None:
-        return await _halt(conn, rules, epoch, cells, verdict, failures)
-    for found in strata:
-        await _halt_stratum(conn, rules, epoch, found, failures)
-    return None
+    for verdict in judged.strata:
+        await _halt_stratum(conn, rules, epoch, verdict, failures)
+    return None if judged.campaign is None else await _halt(conn, rules, epoch, cells, judged.campaign, failures)
 
 
 async def _record(
     conn: asyncpg.Connection,
     campaign_no: int,
     epoch: int,
-    counts: Sequence[RuleCount],
-    verdicts: Sequence[HaltVerdict | None],
+    judged: Judgement,
     now: int,
 ) -> None:
-    crossed = {(verdict.rule, verdict.scope_key) for verdict in verdicts if verdict is not None}
+    verdicts = [*judged.strata, *([judged.campaign] if judged.campaign else [])]
+    crossed = {(verdict.rule, verdict.scope_key) for verdict in verdicts}
     rows = [
         (
             campaign_no,
@@ -109,7 +85,7 @@ async def _record(
             "evidence",
             now,
         )
-        for count in sorted(counts, key=lambda item: (item.table.name, item.scope_key))
+        for count in sorted(judged.counts, key=lambda item: (item.table.name, item.scope_key))
     ]
     await conn.executemany(
         "INSERT INTO gate AS t (campaign_no, rule, scope, gate_epoch, n, f, bound, verdict, reason, evaluated_at)"

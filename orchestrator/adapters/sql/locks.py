@@ -19,9 +19,18 @@ RELAY = 7004
 GATE = 7005
 
 
+FLEET = 0
+"""In place of a campaign's number: control over all of them. Campaigns count from 1."""
+
+
 async def share_control(conn: asyncpg.Connection, campaign_no: int) -> None:
     """Taken by every transaction that offers or starts, before it reads ``control`` in a new statement."""
-    await conn.execute("SELECT pg_advisory_xact_lock_shared($1, $2)", CONTROL, campaign_no)
+    await conn.execute(
+        "SELECT pg_advisory_xact_lock_shared($1, $2), pg_advisory_xact_lock_shared($1, $3)",
+        CONTROL,
+        FLEET,
+        campaign_no,
+    )
 
 
 async def own_control(conn: asyncpg.Connection, campaign_no: int) -> None:

@@ -21,6 +21,7 @@ from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
 from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import driver, transaction
 from orchestrator.adapters.sql.facts import PROJECTION
+from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.grouping import Grouped
 from orchestrator.adapters.sql.locks import share_control
 from orchestrator.adapters.sql.offer_board import OfferBoard
@@ -174,7 +175,7 @@ class SqlOffers:
         await changes.write(conn)
         await share_control(conn, campaign_no)
         state, version, epoch = await control_state(conn, campaign_no)
-        if state != CampaignState.RUNNING or await halted_strata(conn, campaign_no) != halted:
+        if state != CampaignState.RUNNING or await halted_strata(conn, campaign_no) != halted or await withheld(conn):
             raise _StoppedError
         by_attempt: dict[int, list[int]] = defaultdict(list)
         for row in fresh:

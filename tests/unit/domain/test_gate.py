@@ -13,6 +13,7 @@ from orchestrator.domain.gate import (
     evaluate_halt,
     evaluate_promote,
     evaluate_strata,
+    judge,
     scope_key,
     suspects,
     tally,
@@ -194,3 +195,38 @@ def test_a_rule_that_halts_single_strata_never_halts_the_campaign():
     counts = [RuleCount(given, "stratum/a", 100, 60)]
     assert evaluate_halt(counts) is None
     assert [verdict.scope_key for verdict in evaluate_strata(counts)] == ["stratum/a"]
+
+
+REVISION = table("revision", "stratum").model_copy(update={"halts": "stratum"})
+FLEET = table("fleet")
+
+
+def test_a_bad_stratum_is_halted_alone_before_its_failures_halt_the_campaign():
+    cells = [Cell(0, "a", 100, 0), Cell(0, "b", 20, 19)]
+    judged = judge([FLEET, REVISION], cells, set(), ["a", "b"])
+    assert judged.campaign is None
+    assert [each.scope_key for each in judged.strata] == ["stratum/b"]
+    assert {(count.table.name, count.scope_key, count.n) for count in judged.counts} == {
+        ("revision", "stratum/a", 100),
+        ("revision", "stratum/b", 20),
+        ("fleet", "campaign", 100),
+    }
+
+
+def test_what_is_left_still_halts_the_campaign():
+    cells = [Cell(0, "a", 50, 2), Cell(1, "c", 200, 20), Cell(0, "b", 20, 19)]
+    judged = judge([FLEET], cells, {"b"}, ["a", "b", "c"])
+    assert judged.campaign is not None
+    assert (judged.campaign.n, judged.campaign.f) == (250, 22)
+
+
+def test_a_stratum_is_halted_once():
+    judged = judge([REVISION], [Cell(0, "a", 100, 0), Cell(0, "b", 20, 19)], {"b"}, ["a", "b"])
+    assert (judged.campaign, judged.strata) == (None, ())
+
+
+def test_the_campaign_halts_instead_of_its_last_stratum():
+    judged = judge([REVISION], [Cell(0, "a", 20, 19), Cell(0, "b", 20, 19)], {"b"}, ["a", "b"])
+    assert judged.strata == ()
+    assert judged.campaign is not None
+    assert judged.campaign.scope_key == "stratum/a"

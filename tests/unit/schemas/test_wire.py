@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas import campaign_events, device_events, export, ledger, log_events, registry_events
+from schemas import campaign_events, device_events, export, fleet_events, ledger, log_events, registry_events
 
 GOLDEN = Path(export.__file__).parent / "golden"
 SAMPLES = sorted(path.name for path in GOLDEN.glob("*.json"))
-EVENTS = campaign_events.EVENT_TYPES | registry_events.EVENT_TYPES | log_events.EVENT_TYPES
+EVENTS = campaign_events.EVENT_TYPES | registry_events.EVENT_TYPES | log_events.EVENT_TYPES | fleet_events.EVENT_TYPES
 
 
 def test_the_exported_schemas_are_those_of_the_code():
@@ -54,3 +54,9 @@ def test_a_statement_keeps_its_identity_however_its_json_is_spaced():
     assert device_events.statement_id("dev-1", "7", first) == device_events.statement_id("dev-1", "7", second)
     assert device_events.statement_id("dev-1", "7", first) != device_events.statement_id("dev-2", "7", first)
     assert device_events.statement_id("dev-1", "7", first) != device_events.statement_id("dev-1", "8", first)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ledger.Kind if kind is not ledger.Kind.UNKNOWN])
+def test_a_ledger_row_of_a_kind_that_is_older_than_seen_is_hashed_without_it(kind):
+    entry = msgspec.json.decode((GOLDEN / f"ledger.{kind}.v1.json").read_bytes(), type=ledger.Entry)
+    assert b"seen" not in msgspec.json.encode(entry)

@@ -1,0 +1,36 @@
+"""The whole fleet over HTTP: stop it, release it, see whether it is stopped."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter
+
+from api.deps import CommandId, scoped
+from api.operator import models as m
+from api.operator.services import Services
+from orchestrator.app.keys import Principal, Scope
+
+router = APIRouter(prefix="/fleet", tags=["fleet"])
+
+Reader = Annotated[Principal, scoped(Scope.CAMPAIGN_READ)]
+Halter = Annotated[Principal, scoped(Scope.CAMPAIGN_HALT)]
+Launcher = Annotated[Principal, scoped(Scope.CAMPAIGN_LAUNCH)]
+
+
+@router.get("")
+async def get_fleet(_: Reader, services: Services) -> m.Fleet:
+    """Whether the fleet is stopped, by whom and why."""
+    return m.Fleet.model_validate(await services.fleet.status())
+
+
+@router.post("/stop")
+async def stop_fleet(body: m.ReasonInput, caller: Halter, services: Services, command_id: CommandId) -> m.Fleet:
+    """Withhold every offer and start of every campaign, from this commit on. Devices that started go on."""
+    return m.Fleet.model_validate(await services.fleet.stop(body.reason, actor=caller.name, command_id=command_id))
+
+
+@router.post("/release")
+async def release_fleet(body: m.ReasonInput, caller: Launcher, services: Services, command_id: CommandId) -> m.Fleet:
+    """Let campaigns offer again, each as its own state allows."""
+    return m.Fleet.model_validate(await services.fleet.release(body.reason, actor=caller.name, command_id=command_id))
