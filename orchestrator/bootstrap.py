@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from api.operator.services import OperatorServices
     from orchestrator.adapters.artifacts import ArtifactStore
     from orchestrator.app.relay import Relay
+    from orchestrator.stream.log_loss import LogWatch
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,17 @@ class _Role:
         )
         self.closing.push_async_callback(engine.dispose)
         return engine
+
+    def watch_log(self, engine: AsyncEngine) -> LogWatch:
+        """Whether the log of facts holds what was not read.
+
+        Part of the readiness of roles that no balancer looks at: gateways and the API must serve on while it does not.
+        """
+        from orchestrator.stream.log_loss import LogWatch
+
+        watch = LogWatch(engine, self.settings)
+        self.closing.push_async_callback(watch.stop)
+        return watch
 
     async def health(self, *checks: tuple[str, Check]) -> None:
         """Serve the probes of a role without a listener of its own."""
@@ -285,7 +297,8 @@ async def _worker(role: _Role) -> None:
 
     settings = role.settings
     engine = role.engine()
-    ends = LogEnds(settings.kafka_bootstrap, settings.device_events_topic)
+    watch = role.watch_log(engine)
+    ends = LogEnds(settings.kafka_bootstrap, settings.device_events_topic, watch.bookmarks)
     role.closing.push_async_callback(ends.stop)
     process = CampaignProcess(
         SqlCampaignStore(engine),
@@ -297,7 +310,7 @@ async def _worker(role: _Role) -> None:
     client = await connect(settings, lazy=False)
     await register_search_attributes(client)
     async with build_worker(client, settings, ProcessActivities(process)):
-        await role.health(database_check(engine))
+        await role.health(database_check(engine), ("facts", watch.check))
         await role.stop.wait()
 
 
@@ -318,8 +331,15 @@ async def _relay(role: _Role) -> None:
     relay = Relay(SqlLogReader(engine), SqlBookmarks(engine), SqlLeadership(engine), [kafka, temporal])
     ends = LogEnds(settings.kafka_bootstrap, settings.device_events_topic)
     role.closing.push_async_callback(ends.stop)
-    gauges = FleetGauges(engine, role.telemetry.instruments, settings.device_events_topic, ends.end_offsets)
-    await role.health(database_check(engine))
+    watch = role.watch_log(engine)
+    gauges = FleetGauges(
+        engine,
+        role.telemetry.instruments,
+        settings.device_events_topic,
+        ends.end_offsets,
+        watch.damaged_partitions,
+    )
+    await role.health(database_check(engine), ("facts", watch.check))
     measuring = asyncio.create_task(_while_leading(relay, gauges.run))
     try:
         await relay.run(role.stop)

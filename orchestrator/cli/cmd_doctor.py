@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(cli: Cli) -> int:
-    """Check database, migrations, clock, Kafka, topics, Temporal and the artifact store. Exit 0 if all is well, 1 if not."""
+    """Check database, migrations, clock, Kafka, topics, projection, Temporal, artifact store. Exit 0 if all is well, 1 if not."""
     from orchestrator.cli.diagnosis import diagnose
 
     findings = asyncio.run(diagnose(cli.settings))

@@ -158,6 +158,17 @@ async def topics(settings: Settings) -> str:
     return f"{len(wanted)} topics"
 
 
+async def projection(settings: Settings) -> str:
+    """The log of facts still holds everything that was not read."""
+    from orchestrator.domain.log_loss import remedy_for
+    from orchestrator.stream.log_loss import look_once
+
+    found = await look_once(settings)
+    if losses := found.losses:
+        raise Trouble(f"{len(losses)} partitions of {found.topic} lost unread facts. {losses[0]}", remedy_for(losses))
+    return f"{sum(map(found.lag, found.log.bounds))} facts behind"
+
+
 # --------------------------------------------------------------------------- Temporal and artifacts
 
 
@@ -203,6 +214,7 @@ CHECKS: Final[tuple[tuple[str, str, Check], ...]] = (
     ("clock", "See the database first.", clock),
     ("kafka", "Start Kafka, or correct OTA_KAFKA_BOOTSTRAP. `ota dev up` starts one on this machine.", kafka),
     ("topics", "See Kafka first.", topics),
+    ("projection", "See the database and Kafka first.", projection),
     ("temporal", "Start Temporal, or correct OTA_TEMPORAL_ADDRESS. `ota dev up` starts one on this machine.", temporal),
     ("artifacts", "Make OTA_ARTIFACT_STORE (or OTA_STATE_DIR) a place that this user can write to.", artifacts),
 )

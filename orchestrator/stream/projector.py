@@ -30,6 +30,7 @@ from orchestrator.adapters.sql.engine import RETRYABLE
 from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
 from orchestrator.adapters.sql.positions import BrokenChainError, FencedError, LogDamageError, LogIdentity
 from orchestrator.config import Settings
+from orchestrator.errors import OtaError
 from orchestrator.stream.transport import BatchApp, BatchSchema, BatchTransport, FetchSettings
 from orchestrator.telemetry.propagation import links_of
 
@@ -59,7 +60,7 @@ class ExitCode(IntEnum):
 
 def leave(code: ExitCode, reason: object) -> None:
     """End the process at once: after a failed ownership check nothing of its memory may be trusted."""
-    log.error("projector.exit", code=int(code), reason=str(reason))
+    log.error("projector.exit", code=int(code), reason=str(reason), remedy=getattr(reason, "remedy", ""))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -238,7 +239,10 @@ async def run(app: faust.App, stop: asyncio.Event) -> None:
         if app.should_stop or fetcher.crashed or (started.done() and started.exception() is not None):
             reason = _crash_reason(app) or (started.exception() if started.done() else None)
             damaged = isinstance(reason, LogDamageError) or type(reason).__name__ == "OffsetOutOfRangeError"
-            leave(ExitCode.LOG_DAMAGED if damaged else ExitCode.CRASHED, repr(reason))
+            leave(
+                ExitCode.LOG_DAMAGED if damaged else ExitCode.CRASHED,
+                reason if isinstance(reason, OtaError) else repr(reason),
+            )
         if ready(app):
             since = time.monotonic()
         elif time.monotonic() - since > IDLE_LIMIT:

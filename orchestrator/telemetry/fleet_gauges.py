@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import RETRYABLE, driver
+from orchestrator.adapters.sql.facts import PROJECTION
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.domain.boundary import BoundaryExceededError, f_star
 from orchestrator.domain.campaign import LIVE, TERMINAL
@@ -70,6 +71,7 @@ class FleetGauges:
         instruments: where the values go.
         topic: the device events topic, with its prefix.
         log_ends: offset of the next record by partition of that topic; without it the projection's lag is not shown.
+        damaged: how many partitions of it lost facts before they were read; without it that is not shown.
     """
 
     def __init__(
@@ -78,11 +80,13 @@ class FleetGauges:
         instruments: Instruments,
         topic: str,
         log_ends: Callable[[], Awaitable[Mapping[int, int]]] | None = None,
+        damaged: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
         self._engine = engine
         self._show = instruments
         self._topic = topic
         self._log_ends = log_ends
+        self._damaged = damaged
         self._rules = RulesCache()
         self._halts: dict[str, int] = dict.fromkeys(CAUSES, 0)
         self._halts_until = 0
@@ -119,6 +123,7 @@ class FleetGauges:
             ((row["age"] or 0) / 1_000, {"consumer": row["consumer"]}) for row in outbox
         )
         await self._show_lag(positions)
+        await self._show_damage()
 
     def clear(self) -> None:
         """Show nothing."""
@@ -136,6 +141,7 @@ class FleetGauges:
             show.outbox_depth,
             show.outbox_oldest_age,
             show.position_lag,
+            show.log_damaged,
         )
 
     def _show_campaigns(self, campaigns: Sequence[asyncpg.Record], counters: Sequence[asyncpg.Record]) -> None:
@@ -195,9 +201,18 @@ class FleetGauges:
             self._show.position_lag.replace(())
             return
         self._show.position_lag.replace(
-            (sum(end - at.get(partition, 0) for partition, end in ends.items()), {"projection": projection})
+            (sum(max(0, end - at.get(partition, 0)) for partition, end in ends.items()), {"projection": projection})
             for projection, at in reached.items()
         )
+
+    async def _show_damage(self) -> None:
+        if self._damaged is None:
+            return
+        try:
+            self._show.log_damaged.replace([(await self._damaged(), {"projection": PROJECTION})])
+        except UnavailableError as error:
+            _log.warning("telemetry.damage_unread", error=error.detail)
+            self._show.log_damaged.replace(())
 
 
 def _nearest(counts: Sequence[RuleCount], running: int) -> dict[tuple[str, int], tuple[RuleCount, int | None]]:

@@ -143,6 +143,13 @@ CATALOGUE: Final[Mapping[str, Row]] = {
             "Records between a projection's position and the end of its log.",
         ),
         _row(
+            "ota.projection.log.damaged",
+            _G,
+            "{partition}",
+            "projection",
+            "Partitions whose log lost facts before they were read: the projector has stopped, and waits for people.",
+        ),
+        _row(
             "ota.outbox.depth", _G, "{message}", "consumer", "Events of the log that a consumer has not been given yet."
         ),
         _row("ota.outbox.oldest.age", _G, "s", "consumer", "Age of the oldest of them."),
@@ -251,6 +258,7 @@ class Instruments:
         self.events_lag = self._board("ota.events.lag")
         self.dead_letters = self._counter("ota.dlq.messages")
         self.position_lag = self._board("ota.projection.position.lag")
+        self.log_damaged = self._board("ota.projection.log.damaged")
         self.outbox_depth = self._board("ota.outbox.depth")
         self.outbox_oldest_age = self._board("ota.outbox.oldest.age")
         self.invariant_violations = self._counter("ota.invariant.violations")

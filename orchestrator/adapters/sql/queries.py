@@ -60,10 +60,12 @@ FROM assignment a JOIN campaign c ON c.campaign_no = a.campaign_no
 JOIN stratum s ON s.campaign_no = a.campaign_no AND s.stratum = a.stratum
 LEFT JOIN device_slot l ON l.device_no = a.device_no AND l.campaign_no = a.campaign_no AND l.attempt = a.attempt
 WHERE a.device_no = $1 ORDER BY a.campaign_no DESC LIMIT $2"""
-_TIMELINE = """SELECT t.event_id, t.type, t.recorded_at, c.campaign_id, t.attempt, t.failure_class, t.reason, t.detail,
+_ENTRY = 'event_id, type, recorded_at, campaign_no, attempt, failure_class, reason, detail, partition, "offset"'
+_TIMELINE = f"""SELECT t.event_id, t.type, t.recorded_at, c.campaign_id, t.attempt, t.failure_class, t.reason, t.detail,
     t.partition, t."offset"
-FROM timeline t LEFT JOIN campaign c ON c.campaign_no = t.campaign_no
-WHERE t.device_no = $1 AND ($2::bigint IS NULL OR (t.recorded_at, t.partition, t."offset") < ($2, $3, $4))
+FROM (SELECT {_ENTRY} FROM timeline WHERE device_no = $1 UNION ALL SELECT {_ENTRY} FROM fact_archive WHERE device_no = $1) t
+LEFT JOIN campaign c ON c.campaign_no = t.campaign_no
+WHERE $2::bigint IS NULL OR (t.recorded_at, t.partition, t."offset") < ($2, $3, $4)
 ORDER BY t.recorded_at DESC, t.partition DESC, t."offset" DESC LIMIT $5"""
 _AFTER_HALT = """SELECT kind, sum(cardinality(device_nos))::bigint AS n FROM decision_ledger
 WHERE campaign_no = $1 AND position > $2 AND ($3::bigint IS NULL OR position <= $3) AND kind IN ('offer', 'start')

@@ -100,6 +100,21 @@ async def test_the_lag_of_the_projection_is_the_distance_to_the_ends_of_the_log(
     assert by(series(telemetry, "ota_projection_position_lag"), "projection") == {"fleet": 5 * len(ends)}
 
 
+async def test_partitions_that_lost_unread_facts_are_shown_and_a_broker_that_is_away_shows_none(
+    world, engine, telemetry, series
+):
+    async def damaged():
+        return 3
+
+    async def away():
+        raise UnavailableError
+
+    await FleetGauges(engine, telemetry.instruments, TOPIC, damaged=damaged).read()
+    assert by(series(telemetry, "ota_projection_log_damaged"), "projection") == {"fleet": 3}
+    await FleetGauges(engine, telemetry.instruments, TOPIC, damaged=away).read()
+    assert series(telemetry, "ota_projection_log_damaged") == {}
+
+
 async def test_without_the_broker_the_lag_is_missing_and_the_rest_is_there(world, engine, telemetry, series):
     await canary(world, failing=0)
 

@@ -185,4 +185,4 @@ def test_doctor_ends_with_1_if_it_finds_something(ota, monkeypatch):
 
 def test_doctor_looks_at_everything_the_system_needs():
     names = {name for name, _, _ in diagnosis.CHECKS}
-    assert names == {"database", "migrations", "kafka", "topics", "temporal", "artifacts", "clock"}
+    assert names == {"database", "migrations", "kafka", "topics", "projection", "temporal", "artifacts", "clock"}
