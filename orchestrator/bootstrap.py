@@ -135,6 +135,7 @@ async def _serve(role: _Role, app: Any, port: int, listener: socket | None = Non
         access_log=False,
         timeout_graceful_shutdown=5,
         server_header=False,
+        backlog=role.settings.listen_backlog,
     )
     server = Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener] if listener else None))
@@ -147,7 +148,6 @@ async def _serve(role: _Role, app: Any, port: int, listener: socket | None = Non
 
 def artifact_store(settings: Settings) -> ArtifactStore:
     """Where artifacts are kept."""
-        backlog=role.settings.listen_backlog,
     from orchestrator.adapters.artifacts import ArtifactStore
 
     return ArtifactStore(settings.artifact_store, settings.state_dir / "artifacts")
@@ -222,6 +222,8 @@ async def local_services(settings: Settings) -> AsyncGenerator[OperatorServices]
 
 
 async def _gateway(role: _Role) -> None:
+    from api.devices import listener as listening
+    from api.devices.door import door
     from api.devices.gateway import create_gateway
     from api.devices.services import GatewayServices
     from orchestrator.adapters.kafka.producer import FactProducer
@@ -234,8 +236,6 @@ async def _gateway(role: _Role) -> None:
     engine = role.engine(hot=True)
     facts = FactProducer(settings.kafka_bootstrap, settings.device_events_topic)
     await facts.start()
-    from api.devices import listener as listening
-    from api.devices.door import door
     role.closing.push_async_callback(facts.stop)
     presence = PresenceWriter(engine, settings.presence_flush_ms)
     presence.start()
@@ -243,6 +243,9 @@ async def _gateway(role: _Role) -> None:
     board = OfferBoard(engine)
     await board.start()
     role.closing.push_async_callback(board.stop)
+    listening.raise_descriptor_limit()
+    listener = listening.bind(settings.host, settings.gateway_port)
+    role.closing.callback(listener.close)
     services = GatewayServices(
         settings=settings,
         offers=SqlOffers(engine, settings.device_events_topic, board),
@@ -255,11 +258,9 @@ async def _gateway(role: _Role) -> None:
         readiness=[database_check(engine), ("kafka", facts.ready)],
         transient=TRANSIENT,
         traceparent=current_traceparent,
-    listening.raise_descriptor_limit()
-    listener = listening.bind(settings.host, settings.gateway_port)
-    role.closing.callback(listener.close)
         ingested=instruments.events_ingested.count,
         refused=lambda kind, code: instruments.events_rejected.add(1, {"type": kind, "reason": code}),
+        queued=lambda: listening.queued(listener),
         put_off=lambda kind, code: instruments.gateway_put_off.add(1, {"type": kind, "reason": code}),
     )
     spare_collector()
@@ -273,7 +274,6 @@ async def _projector(role: _Role) -> None:
 
     settings = role.settings
     engine = role.engine(hot=True)
-        queued=lambda: listening.queued(listener),
     observe = projector_observer(role.telemetry.instruments, settings.device_events_topic, "ota-fleet")
     app = make_app(Projector(engine, settings, observe), settings)
 
