@@ -39,6 +39,8 @@ class CampaignApproved(_Event, frozen=True, kw_only=True):
     digest: str
     complete: bool
     """True with the last approval that the plan asks for."""
+    release_halts: int = 0
+    """Halts of the release in other campaigns that the approver could know of."""
 
 
 class CampaignLaunched(_Event, frozen=True, kw_only=True):

@@ -317,6 +317,7 @@ class Campaign(CampaignSummary):
     approvals: list[str]
     approvals_required: int
     resume_approvals: list[str]
+    release_halted_in: list[str] = Field(description="Other campaigns in which its release was halted.")
     enrolment: Enrolment | None
     exposed: int = Field(description="Devices that started.")
     spared: int | None = Field(description="Devices of the cohort that did not, held-back ones apart.")

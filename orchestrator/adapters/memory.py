@@ -15,6 +15,7 @@ from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, stream_of
 from orchestrator.app.ports import Build, Executed, Meta, Recorded, Standing, VersionConflictError
 from orchestrator.app.registry import Clock
 from orchestrator.domain import campaign as c
+from schemas.campaign_events import CampaignCreated, CampaignHalted, StratumHalted
 
 
 class MemoryEventLog:
@@ -49,6 +50,10 @@ class MemoryEventLog:
     def stream(self, stream: str, after_version: int = 0) -> list[Recorded]:
         """A stream's events, the oldest first."""
         return [item for item in self._events if item.stream == stream and item.version > after_version]
+
+    def all(self) -> Sequence[Recorded]:
+        """Every event, the oldest first."""
+        return self._events
 
     def of_command(self, command_id: str) -> list[Recorded]:
         """What a command has caused."""
@@ -110,7 +115,10 @@ class MemoryCampaignStore:
             raise VersionConflictError(
                 f"Campaign {campaign_id} is at version {campaign.version}, the request was made for {expected_version}."
             )
-        command = build(campaign, Standing(ledger_position=0, ledger_digest="", now=self._now()))
+        standing = Standing(
+            ledger_position=0, ledger_digest="", now=self._now(), release_halts=self._release_halts(campaign)
+        )
+        command = build(campaign, standing)
         if campaign.state is None and not isinstance(command, c.Create):
             raise CampaignNotFoundError(f"There is no campaign {campaign_id}.")
         events = c.decide(campaign, command)
@@ -119,6 +127,22 @@ class MemoryCampaignStore:
         stream = stream_of(campaign_id)
         appended = self.log.append_now(stream, campaign.version, events, command_id=command_id, meta=meta)
         return Executed(campaign=self._fold(campaign_id), events=appended)
+
+    def _release_halts(self, campaign: c.Campaign) -> tuple[str, ...]:
+        own = stream_of(campaign.campaign_id)
+        of_release = {
+            stream_of(item.event.campaign_id): item.event.campaign_id
+            for item in self.log.all()
+            if isinstance(item.event, CampaignCreated) and item.event.release_id == campaign.release_id
+        }
+        return tuple(
+            of_release[item.stream]
+            for item in self.log.all()
+            if isinstance(item.event, CampaignHalted | StratumHalted)
+            and item.stream in of_release
+            and item.stream != own
+            and getattr(item.event, "by", None) != "orchestrator"
+        )
 
     def _fold(self, campaign_id: str) -> c.Campaign:
         return c.fold([item.event for item in self.log.stream(stream_of(campaign_id))])

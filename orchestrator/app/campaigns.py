@@ -243,8 +243,8 @@ class Campaigns:
     ) -> Executed:
         """Approve the plan of a submitted campaign, or the resume of a halted one; ``digest`` says what was reviewed."""
 
-        def build(_: c.Campaign, __: Standing) -> c.Command:
-            return c.Approve(actor=actor, digest=digest)
+        def build(_: c.Campaign, standing: Standing) -> c.Command:
+            return c.Approve(actor=actor, digest=digest, release_halts=standing.release_halts)
 
         return await self._store.execute(
             campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version
@@ -272,10 +272,10 @@ class Campaigns:
     async def launch(
         self, campaign_id: str, *, actor: str, command_id: str, expected_version: int | None = None
     ) -> Executed:
-        """Start an approved campaign."""
+        """Start an approved campaign. Raises ReleaseQuarantinedError if its release was halted elsewhere after the approval."""
 
         def build(_: c.Campaign, standing: Standing) -> c.Command:
-            return c.Launch(actor=actor, ledger_position=standing.ledger_position)
+            return c.Launch(actor=actor, ledger_position=standing.ledger_position, release_halts=standing.release_halts)
 
         return await self._store.execute(
             campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version

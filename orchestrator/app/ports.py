@@ -71,6 +71,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     ledger_digest: str
     now: int
     """Milliseconds since the epoch."""
+    release_halts: tuple[str, ...] = ()
+    """Other campaigns in which the release was halted, one entry per halt, oldest first."""
 
 
 class Executed(Struct, frozen=True, kw_only=True):

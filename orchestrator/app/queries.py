@@ -135,6 +135,8 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     approvals_required: int
     resume_approvals: list[str]
     """Of the halt that it is in."""
+    release_halted_in: list[str]
+    """Other campaigns in which its release was halted: what approvers should look at first."""
     enrolment: Enrolment | None
     exposed: int
     """Devices that started."""

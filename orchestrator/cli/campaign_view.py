@@ -51,6 +51,7 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
             ("name", campaign["name"]),
             ("state", campaign["state"]),
             ("release", f"{campaign['release_name']} {campaign['release_version']} ({campaign['release_id']})"),
+            ("halted in", ", ".join(campaign["release_halted_in"]) or None),
             ("author", campaign["author"]),
             ("approvals", approvals),
             ("digest", campaign["digest"]),

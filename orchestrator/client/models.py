@@ -217,6 +217,7 @@ class CampaignDetail(Campaign):
     approvals: list[str]
     approvals_required: int
     resume_approvals: list[str]
+    release_halted_in: list[str]
     enrolment: Enrolment | None
     exposed: int
     spared: int | None

@@ -68,6 +68,13 @@ class CampaignTransitionError(ConflictError):
     code = "campaign.transition"
 
 
+class ReleaseQuarantinedError(ConflictError):
+    """The release was halted elsewhere after this campaign had been approved."""
+
+    code = "release.quarantined"
+    remedy = "Look at that halt, then have somebody else approve this campaign anew with `ota campaign approve`."
+
+
 class Campaign(Struct, frozen=True, kw_only=True):
     """State of one campaign after ``version`` events."""
 
@@ -83,6 +90,8 @@ class Campaign(Struct, frozen=True, kw_only=True):
     digest: str | None = None
     dossier: dict[str, Any] = {}
     approvals: tuple[str, ...] = ()
+    release_halts: int = 0
+    """Halts of the release in other campaigns that every approver could know of."""
     resume_approvals: tuple[str, ...] = ()
     resume_approved: bool = False
     gate_epoch: int = 0
@@ -150,6 +159,9 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             return [e.PhaseApproved(actor=command.actor, phase=command.phase, digest=command.digest)]
         case Launch():
             _require(campaign, _only(CampaignState.APPROVED), "launching")
+            if len(command.release_halts) > campaign.release_halts:
+                where = ", ".join(dict.fromkeys(command.release_halts))
+                raise ReleaseQuarantinedError(f"Release {campaign.release_id} was halted in {where}.")
             return [e.CampaignLaunched(actor=command.actor, gate_epoch=1, ledger_position=command.ledger_position)]
         case Halt():
             return _halt(campaign, command)
@@ -191,7 +203,9 @@ def _check(campaign: Campaign, actor: str, digest: str, given: tuple[str, ...]) 
 
 
 def _approve(campaign: Campaign, command: Approve) -> list[e.CampaignEvent]:
-    _require(campaign, _only(CampaignState.SUBMITTED, CampaignState.HALTED), "approving")
+    quarantined = campaign.state is CampaignState.APPROVED and len(command.release_halts) > campaign.release_halts
+    if not quarantined:
+        _require(campaign, _only(CampaignState.SUBMITTED, CampaignState.HALTED), "approving")
     required = _approvals(campaign)[0]
     if campaign.state is CampaignState.HALTED:
         _check(campaign, command.actor, command.digest, campaign.resume_approvals)
@@ -201,9 +215,17 @@ def _approve(campaign: Campaign, command: Approve) -> list[e.CampaignEvent]:
                 actor=command.actor, digest=command.digest, gate_epoch=campaign.gate_epoch, complete=complete
             )
         ]
-    _check(campaign, command.actor, command.digest, campaign.approvals)
-    complete = len(campaign.approvals) + 1 >= required
-    return [e.CampaignApproved(actor=command.actor, digest=command.digest, complete=complete)]
+    # Approvals that did not know of a later halt of the release count no more.
+    given = () if quarantined else campaign.approvals
+    _check(campaign, command.actor, command.digest, given)
+    return [
+        e.CampaignApproved(
+            actor=command.actor,
+            digest=command.digest,
+            complete=len(given) + 1 >= required,
+            release_halts=len(command.release_halts),
+        )
+    ]
 
 
 def _halt(campaign: Campaign, command: Halt) -> list[e.CampaignEvent]:
@@ -344,10 +366,12 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
                 approvals=(),
             )
         case e.CampaignApproved():
+            anew = campaign.state is CampaignState.APPROVED or not campaign.approvals
             return replace(
                 campaign,
-                approvals=(*campaign.approvals, event.actor),
-                state=CampaignState.APPROVED if event.complete else campaign.state,
+                approvals=(event.actor,) if anew else (*campaign.approvals, event.actor),
+                release_halts=event.release_halts if anew else min(campaign.release_halts, event.release_halts),
+                state=CampaignState.APPROVED if event.complete else CampaignState.SUBMITTED,
             )
         case e.CampaignLaunched():
             return replace(campaign, state=CampaignState.RUNNING, gate_epoch=event.gate_epoch)

@@ -29,6 +29,8 @@ class Approve(Struct, frozen=True, kw_only=True):
 
     actor: str
     digest: str
+    release_halts: tuple[str, ...] = ()
+    """Campaigns in which the release was halted so far, one entry per halt; this one apart."""
 
 
 class ApprovePhase(Struct, frozen=True, kw_only=True):
@@ -40,6 +42,7 @@ class ApprovePhase(Struct, frozen=True, kw_only=True):
 class Launch(Struct, frozen=True, kw_only=True):
     actor: str
     ledger_position: int
+    release_halts: tuple[str, ...] = ()
 
 
 class Enrol(Struct, frozen=True, kw_only=True):

@@ -10,10 +10,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from orchestrator.app.ports import Meta, VersionConflictError
+from orchestrator.app.ports import Meta, Standing, VersionConflictError
 from orchestrator.app.releases import ArtifactTooLargeError
 from orchestrator.domain import campaign as c
-from orchestrator.errors import ConflictError, NotFoundError
+from orchestrator.errors import ConflictError, ForbiddenError, NotFoundError
 from schemas import campaign_events, registry_events
 from schemas.campaign_events import CampaignHalted
 
@@ -129,6 +129,10 @@ def create(campaign_id: str, number: int) -> Any:
     )
 
 
+def halted(by: str = "gate") -> CampaignHalted:
+    return CampaignHalted(by=by, reason="r", phase=None, gate_epoch=1, ledger_position=0)
+
+
 class CampaignStoreContract:
     async def started(self, store: Any, campaign_id: str = "cmp_1") -> c.Campaign:
         """A running campaign."""
@@ -147,6 +151,43 @@ class CampaignStoreContract:
         assert campaign.state is c.CampaignState.RUNNING
         assert campaign.version == 4
         assert await store.load("cmp_1") == campaign
+
+    async def test_a_release_that_was_halted_elsewhere_needs_an_approval_that_knows_of_it(self, store):
+        async def run(campaign_id: str, command_id: str, build: Any) -> c.Campaign:
+            command_id = f"{campaign_id}/{command_id}"
+            return (await store.execute(campaign_id, build, command_id=command_id, meta=META)).campaign
+
+        def approve(actor: str) -> Any:
+            return lambda _, s: c.Approve(actor=actor, digest="sha256:1", release_halts=s.release_halts)
+
+        def launch(_: Any, s: Standing) -> c.Command:
+            return c.Launch(actor="ann", ledger_position=s.ledger_position, release_halts=s.release_halts)
+
+        await self.started(store)
+        await run("cmp_2", "create", create("cmp_2", await store.next_campaign_no()))
+        await run("cmp_2", "submit", lambda *_: c.Submit(actor="ann", digest="sha256:1", dossier={}))
+        await run("cmp_2", "approve", approve("bob"))
+        await run("cmp_1", "halt", lambda *_: c.Halt(event=halted()))
+        with pytest.raises(c.ReleaseQuarantinedError, match="cmp_1"):
+            await run("cmp_2", "launch", launch)
+        with pytest.raises(ForbiddenError):
+            await run("cmp_2", "own", approve("ann"))
+        assert (await run("cmp_2", "anew", approve("cleo"))).approvals == ("cleo",)
+        assert (await run("cmp_2", "launch", launch)).state is c.CampaignState.RUNNING
+
+    async def test_a_fleet_that_did_not_fit_is_no_halt_of_the_release(self, store):
+        await self.started(store)
+        await store.execute("cmp_1", lambda *_: c.Halt(event=halted("orchestrator")), command_id="h", meta=META)
+        number = await store.next_campaign_no()
+        await store.execute("cmp_2", create("cmp_2", number), command_id="c2", meta=META)
+        seen: list[Standing] = []
+
+        def look(_: Any, standing: Standing) -> c.Command:
+            seen.append(standing)
+            return c.Abort(actor="ann", reason="r", ledger_position=0)
+
+        await store.execute("cmp_2", look, command_id="a2", meta=META)
+        assert seen[0].release_halts == ()
 
     async def test_an_unknown_campaign_is_not_found(self, store):
         with pytest.raises(NotFoundError) as load:

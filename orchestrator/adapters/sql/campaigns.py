@@ -62,7 +62,10 @@ async def execute(
             f"Campaign {campaign_id} is at version {campaign.version}, the request was made for {expected_version}."
         )
     position, digest = await ledger.head(conn)
-    command = build(campaign, Standing(ledger_position=position, ledger_digest=digest, now=now_ms()))
+    halts = await release_halts(conn, campaign.release_id, campaign.campaign_no)
+    command = build(
+        campaign, Standing(ledger_position=position, ledger_digest=digest, now=now_ms(), release_halts=tuple(halts))
+    )
     if campaign.state is None and not isinstance(command, c.Create):
         raise CampaignNotFoundError(f"There is no campaign {campaign_id}.")
     events = c.decide(campaign, command)
@@ -75,6 +78,18 @@ async def execute(
         campaign = c.evolve(campaign, item.event)
         await project(conn, campaign, item)
     return Executed(campaign=campaign, events=appended)
+
+
+async def release_halts(conn: asyncpg.Connection, release_id: str, campaign_no: int) -> list[str]:
+    """Other campaigns in which a release was halted, by its gates or by people, once per halt, oldest first."""
+    rows = await conn.fetch(
+        "SELECT c.campaign_id FROM campaign c JOIN event_log e ON e.stream = 'campaign/' || c.campaign_id"
+        " WHERE c.release_id = $1 AND c.campaign_no <> $2 AND e.type IN ('CampaignHalted', 'StratumHalted')"
+        " AND e.data ->> 'by' IS DISTINCT FROM 'orchestrator' ORDER BY e.position",
+        release_id,
+        campaign_no,
+    )
+    return [row["campaign_id"] for row in rows]
 
 
 _UPSERT = """

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql import event_log
-from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, stream_of
+from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, release_halts, stream_of
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.registry import ARTIFACT, RELEASE
 from orchestrator.app.ports import Recorded
@@ -256,6 +256,7 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         approvals=list(campaign.approvals),
         approvals_required=campaign.plan["approvals"]["required"],
         resume_approvals=list(campaign.resume_approvals),
+        release_halted_in=list(dict.fromkeys(await release_halts(conn, row["release_id"], number))),
         enrolment=enrolment,
         exposed=exposed,
         spared=None if enrolment is None else enrolment.members - enrolment.holdback - exposed,

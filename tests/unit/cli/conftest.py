@@ -35,6 +35,7 @@ CAMPAIGN: dict[str, Any] = {
     "gate_epoch": 1,
     "approvals": ["bob"],
     "approvals_required": 1,
+    "release_halted_in": [],
     "resume_approvals": [],
     "enrolment": {"members": 200, "holdback": 2, "strata": {}, "phases": [60, 138]},
     "exposed": 25,
