@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from orchestrator.adapters.sql.rules import CampaignRules
-from orchestrator.domain.assignment import Assignment, contributions, holds_slot, maturity, shape
+from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, contributions, holds_slot, maturity, shape
 
 Key = tuple[int, int]
 """(device_no, campaign_no), the order in which rows are locked."""
@@ -78,10 +78,20 @@ FROM unnest($1::int[], $2::smallint[], $3::smallint[], $4::bigint[], $5::smallin
     u(c, p, e, b, s, n, g, x)
 ON CONFLICT (campaign_no, phase, gate_epoch, bucket, stratum, shard)
 DO UPDATE SET started = t.started + excluded.started, good = t.good + excluded.good, excluded = t.excluded + excluded.excluded"""
-_RELEASE = """DELETE FROM device_slot s USING unnest($1::int[], $2::int[]) u(d, c)
-WHERE s.device_no = u.d AND s.campaign_no = u.c"""
-_HOLD = """INSERT INTO device_slot (device_no, campaign_no, attempt)
-SELECT * FROM unnest($1::int[], $2::int[], $3::smallint[]) ON CONFLICT DO NOTHING"""
+_ACTIVE = sorted(ACTIVE)
+_IN_TRIAL = sorted(IN_TRIAL)
+# What ``holds_slot`` says of a row.
+_HOLDERS = """SELECT a.device_no, a.campaign_no, a.attempt, a.action_id FROM unnest($1::int[]) u(d)
+JOIN assignment a ON a.device_no = u.d
+WHERE a.state = ANY($2::text[]) OR (a.state = 'expired' AND a.progress = ANY($3::text[]))
+ORDER BY a.device_no, a.campaign_no FOR UPDATE OF a"""
+_FREE = "DELETE FROM device_slot WHERE device_no = ANY($1::int[])"
+# A slot that is there for a row that this statement cannot see belongs to an offer that was committed meanwhile, and stays.
+_HOLD = """INSERT INTO device_slot AS s (device_no, campaign_no, attempt)
+SELECT * FROM unnest($1::int[], $2::int[], $3::smallint[]) ON CONFLICT (device_no)
+DO UPDATE SET campaign_no = excluded.campaign_no, attempt = excluded.attempt
+WHERE (s.campaign_no, s.attempt) <> (excluded.campaign_no, excluded.attempt) AND EXISTS (SELECT FROM assignment a
+    WHERE a.device_no = s.device_no AND a.campaign_no = s.campaign_no AND a.attempt >= s.attempt)"""
 _DUE = """INSERT INTO due_queue (due_at, campaign_no, device_no, attempt, what)
 SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::smallint[], $5::text[]) ON CONFLICT DO NOTHING"""
 
@@ -112,8 +122,8 @@ class Changes:
         self._shard = shard
         self._inserted: dict[Key, Assignment] = {}
         self._updated: dict[Key, tuple[Assignment, Assignment]] = {}
-        self._released: set[Key] = set()
-        self._held: dict[Key, int] = {}
+        self._settle: set[int] = set()
+        """Devices whose slot may change hands."""
         self._shapes: dict[tuple[int, tuple[Any, ...]], list[Any]] = {}
 
     def add(self, old: Assignment | None, new: Assignment) -> None:
@@ -126,11 +136,9 @@ class Changes:
         else:
             self._updated[key] = (self._updated[key][0] if key in self._updated else old, new)
         if old is not None:
-            held, holds = holds_slot(old), holds_slot(new)
-            if held and not holds:
-                self._released.add(key)
-            elif holds and not held and old.attempt == new.attempt:
-                self._held[key] = new.attempt  # written off as silent, and now it says that it is in trial
+            # One that was written off as silent may say that it is in trial, and hold its slot again.
+            if holds_slot(old) != holds_slot(new) or old.attempt != new.attempt:
+                self._settle.add(new.device_no)
             self._count(old, -1)
         self._count(new, 1)
 
@@ -151,10 +159,7 @@ class Changes:
             fields, text = _update(changed)
             columns = list(zip(*values, strict=True))
             await conn.execute(text, *(columns[i] for i in fields))
-        if self._released:
-            await conn.execute(_RELEASE, *_columns(sorted(self._released)))
-        if self._held:
-            await conn.execute(_HOLD, *_columns([(*key, self._held[key]) for key in sorted(self._held)]))
+        await settle_slots(conn, self._settle)
         await self._write_counters(conn)
 
     async def _write_counters(self, conn: asyncpg.Connection) -> None:
@@ -186,6 +191,27 @@ class Changes:
         if mature:
             c, p, e, b, s, n, g, x = _columns(mature)
             await conn.execute(_MATURITY, c, p, e, b, s, self._shard, n, g, x)
+
+
+async def settle_slots(conn: asyncpg.Connection, devices: Iterable[int]) -> None:
+    """Give each of these devices' slots to the row that holds it, of several to the one that was offered last; or free it.
+
+    Two rows may hold: one campaign wrote the device off as silent, the next got it, and then it says that it is in trial of the first.
+    The slot stays taken until both are over. Rows of other campaigns are locked out of order here; such a deadlock is retried.
+    """
+    ordered = sorted(devices)
+    if not ordered:
+        return
+    owners: dict[int, asyncpg.Record] = {}
+    for row in await conn.fetch(_HOLDERS, ordered, _ACTIVE, _IN_TRIAL):
+        known = owners.get(row["device_no"])
+        if known is None or known["action_id"] < row["action_id"]:
+            owners[row["device_no"]] = row
+    free = [device for device in ordered if device not in owners]
+    if free:
+        await conn.execute(_FREE, free)
+    if owners:
+        await conn.execute(_HOLD, *_columns([owners[device][:3] for device in sorted(owners)]))
 
 
 def _by_change(
