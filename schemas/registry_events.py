@@ -87,6 +87,15 @@ class ApiKeyRevoked(_Event, frozen=True, kw_only=True):
     actor: str
 
 
+class ProjectionsReplaced(_Event, frozen=True, kw_only=True):
+    """A rebuild took the place of live tables that differed from it, because somebody said so."""
+
+    reason: str
+    differences: list[str]
+    """The first of each table."""
+    actor: str
+
+
 RegistryEvent = (
     HardwareModelCreated
     | TrustedKeyAdded
@@ -96,6 +105,7 @@ RegistryEvent = (
     | DeviceTokenIssued
     | ApiKeyCreated
     | ApiKeyRevoked
+    | ProjectionsReplaced
 )
 
 EVENT_TYPES: dict[str, type[msgspec.Struct]] = {cls.__name__: cls for cls in RegistryEvent.__args__}

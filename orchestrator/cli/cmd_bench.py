@@ -29,6 +29,7 @@ class Bench(StrEnum):
     LAUNCH = "launch"
     GATEWAY = "gateway"
     STORM = "storm"
+    REBUILD = "rebuild"
 
 
 class Size(StrEnum):

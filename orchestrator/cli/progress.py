@@ -1,4 +1,7 @@
-"""Progress of long work on standard error: a line that changes on a terminal, elsewhere a line now and then."""
+"""Progress of long work on standard error: a line that changes on a terminal, elsewhere a line now and then.
+
+Where the end is known, a bar shows how near it is.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,19 @@ LINE_INTERVAL: Final = 10.0
 """Seconds between two lines where there is no terminal."""
 
 
+BAR: Final = 20
+"""Characters of a full bar."""
+
+
 class Counting:
-    """Shows how far named counts have come. Call it with a name and a number."""
+    """Shows how far named counts have come. Call it with a name, a number and, if it is known, where it will end."""
 
     def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
         self._output = output
         self._clock = clock
         self._begun = clock()
         self._said = self._begun
-        self._counts: dict[str, int] = {}
+        self._counts: dict[str, str] = {}
         terminal = output.err.is_terminal and not output.quiet
         self._live = Live(console=output.err, transient=True, refresh_per_second=8) if terminal else None
 
@@ -39,9 +46,9 @@ class Counting:
         if self._live:
             self._live.stop()
 
-    def __call__(self, what: str, n: int) -> None:
-        """``n`` is how many there are by now."""
-        self._counts[what] = n
+    def __call__(self, what: str, n: int, of: int | None = None) -> None:
+        """``n`` is how many there are by now, ``of`` how many there will be."""
+        self._counts[what] = f"{n:,} {what}" if of is None else _bar(what, n, of)
         now = self._clock()
         if self._live:
             self._live.update(Text(self._line(now)))
@@ -50,5 +57,10 @@ class Counting:
             self._output.say(self._line(now))
 
     def _line(self, now: float) -> str:
-        counts = ", ".join(f"{n:,} {what}" for what, n in self._counts.items())
-        return f"{now - self._begun:6.1f} s  {counts}"
+        return f"{now - self._begun:6.1f} s  {', '.join(self._counts.values())}"
+
+
+def _bar(what: str, n: int, of: int) -> str:
+    share = n / of if of else 1.0
+    full = round(share * BAR)
+    return f"{what} {'━' * full}{'╌' * (BAR - full)} {int(share * 100)} % of {of:,}"

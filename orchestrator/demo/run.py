@@ -190,8 +190,7 @@ class Demo:
                 return events
 
     async def _rebuild(self) -> list[str]:
-        differences = await verify(self.system.settings())
-        return [f"{found.table}: only {found.side} has {found.row}" for found in differences]
+        return [str(found) for found in await verify(self.system.settings())]
 
 
 class _Waiting:

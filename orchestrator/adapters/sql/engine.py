@@ -40,14 +40,25 @@ _HOT_PLANS = {
 
 
 def make_engine(
-    url: str, *, pool_size: int = 5, hot: bool = False, application: str = "ota", search_path: str = "public"
+    url: str,
+    *,
+    pool_size: int = 5,
+    hot: bool = False,
+    application: str = "ota",
+    search_path: str = "public",
+    durable: bool = True,
 ) -> AsyncEngine:
-    """An engine for ``postgresql://…``; ``hot`` pins plans to index lookups for projector and gateway connections."""
+    """An engine for ``postgresql://…``; ``hot`` pins plans to index lookups for projector and gateway connections.
+
+    Not ``durable``: commits return before they are flushed, so a crash of the server loses the last of them. Only for what is made
+    again from a checkpoint that commits with it.
+    """
     parsed = make_url(url).set(drivername="postgresql+asyncpg")
     settings = {
         "application_name": application,
         "idle_in_transaction_session_timeout": "60000",
         "search_path": search_path,
+        **({} if durable else {"synchronous_commit": "off"}),
     }
     return create_async_engine(
         parsed,

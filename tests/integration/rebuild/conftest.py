@@ -1,0 +1,199 @@
+"""A random history of a fleet, and its log of facts handed to a rebuild without a broker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from orchestrator.adapters.sql import rebuild
+from orchestrator.adapters.sql.comparison import Difference
+from orchestrator.adapters.sql.facts import Delivery
+from orchestrator.adapters.sql.positions import LogIdentity
+from orchestrator.config import Settings
+from orchestrator.domain import campaign as c
+from orchestrator.domain.assignment import Assignment, holds_slot
+from schemas import device_events as d
+from schemas import registry_events as r
+from schemas.campaign_events import CampaignHalted
+from tests.integration.projector.conftest import site  # noqa: F401  (a fixture)
+from tests.support.world import IDENTITY, T0, World
+
+LIFE = (d.ACCEPTED, d.DOWNLOADING, d.INSTALLED, d.TRIAL)
+EVERYONE = {
+    "phases": [{"name": "all", "percent": 100.0, "soak": "1s"}],
+    "max_in_flight": {"initial": 80, "maximum": 160},
+    "halt": [{"name": "failures", "scope": "campaign", "p0": 0.4, "alpha": 0.01}],
+}
+
+
+class MemoryFacts:
+    """``catch_up.FactSource`` on a world's log."""
+
+    def __init__(self, world: World, identity: LogIdentity = IDENTITY) -> None:
+        self._world = world
+        self._identity = identity
+
+    async def identity(self) -> LogIdentity:
+        return self._identity
+
+    async def bounds(self, partitions: list[int]) -> dict[int, tuple[int, int]]:
+        return {p: (0, len(self._world.log[p])) for p in partitions}
+
+    async def read(self, spans: Mapping[int, tuple[int, int]], most: int) -> AsyncIterator[list[Delivery]]:
+        for partition, (start, end) in spans.items():
+            for at in range(start, end, most):
+                yield [Delivery(partition, self._world.log[partition][at : min(end, at + most)], at)]
+
+    async def stop(self) -> None:
+        pass
+
+
+@dataclass
+class Story:
+    """Two campaigns over the same devices, step by step in a random order."""
+
+    world: World
+    settings: Settings
+    dice: random.Random = field(default_factory=lambda: random.Random(1))
+    now: int = T0
+    identity: LogIdentity = IDENTITY
+
+    async def begin(self) -> None:
+        await self.world.setup()
+        self.campaigns = [await self.world.launch(**EVERYONE) for _ in range(2)]
+        for campaign in self.campaigns:
+            await self.world.open_phase(campaign.campaign_id, 0, self.now)
+
+    async def live(self, steps: int) -> None:
+        """Let ``steps`` things happen, and project what was said."""
+        for _ in range(steps):
+            self.now += self.dice.randrange(1, 6_000)
+            await self.dice.choices(
+                [self.offer, self.start, self.speak, self.sweep, self.project, self.decide, self.register],
+                weights=[6, 6, 10, 5, 6, 2, 1],
+            )[0]()
+        await self.project()
+
+    async def offer(self) -> None:
+        campaign = self.dice.choice(self.campaigns)
+        await self.world.decisions.dispatch(campaign.campaign_id, 0, self.dice.randrange(1, 40), self.now)
+
+    async def start(self) -> None:
+        offered = await self.world.offered(self.dice.choice(self.campaigns).campaign_no)
+        for item in self.dice.sample(sorted(offered.items()), len(offered) // 2):
+            await self.world.offers.start(*item)
+
+    async def speak(self) -> None:
+        """Devices report anything about any action that they ever had, now or again, and garbage."""
+        given = await self.world.rows(
+            "SELECT u.device_no, l.action_base + u.i - 1 AS action_id FROM decision_ledger l,"
+            " unnest(l.device_nos) WITH ORDINALITY u(device_no, i) WHERE l.kind = 'offer' ORDER BY 2"
+        )
+        for row in self.dice.sample(given, min(len(given), 25)):
+            device, action = row["device_no"], row["action_id"]
+            for kind in LIFE[: self.dice.randrange(5)]:
+                self.world.fact(device, action, kind, self.now + self.dice.randrange(50))
+            match self.dice.randrange(9):
+                case 0 | 1 | 2:
+                    self.world.fact(device, action, d.CONFIRMED, self.now + 60)
+                case 3:
+                    blame = self.dice.choice(["boot", "transport", None])
+                    self.world.fact(device, action, d.FAILED, self.now + 60, failure_class=blame, reason="code 7")
+                case 4:
+                    self.attributes(device)
+                case _:
+                    pass
+        if self.dice.random() < 0.3:
+            # Again in the same partition: a device's facts have one order, and its attributes are the last that it said.
+            partition, log = self.dice.choice(list(self.world.log.items()))
+            for record in self.dice.sample(log, min(len(log), 5)):
+                self.world.raw(partition, record.value)
+            self.world.raw(0, self.dice.choice([None, b"{", b"poison"]))
+
+    def attributes(self, device: int) -> None:
+        said = d.Attributes(attributes={"hw_revision": "B", f"k{self.dice.randrange(3)}": "v"}, version="2.0.0")
+        event = d.DeviceEvent(
+            id=f"at-{self.dice.random()}",
+            source="test",
+            type=d.ATTRIBUTES,
+            subject=f"dev-{device:04}",
+            device_no=device,
+            recorded_at=self.now,
+            data=msgspec.Raw(msgspec.json.encode(said)),
+        )
+        self.world.raw(device % len(self.world.log), d.encode(event))
+
+    async def sweep(self) -> None:
+        for campaign in self.campaigns:
+            self.now += self.dice.choice([0, 0, 20_000])
+            await self.world.decisions.sweep(campaign.campaign_id, self.now, self.now)
+
+    async def project(self) -> None:
+        await self.world.project()
+
+    async def decide(self) -> None:
+        """Pause or halt a running campaign; let another one go on."""
+        chosen = self.dice.choice(self.campaigns).campaign_id
+        state = (await self.world.store.load(chosen)).state
+        if state is c.CampaignState.PAUSED:
+            await self.world.command(
+                chosen, lambda _, s: c.Resume(actor="ann", reason="after lunch", ledger_position=s.ledger_position)
+            )
+        elif state is c.CampaignState.RUNNING and self.dice.random() < 0.5:
+            await self.world.command(
+                chosen, lambda _, s: c.Pause(actor="ann", reason="lunch", ledger_position=s.ledger_position)
+            )
+        elif state is c.CampaignState.RUNNING and self.dice.random() < 0.1:
+            await self.halt(chosen)
+
+    async def halt(self, campaign_id: str) -> None:
+        def build(campaign: c.Campaign, standing) -> c.Command:
+            return c.Halt(
+                event=CampaignHalted(
+                    by="ann",
+                    reason="test",
+                    phase=campaign.phase,
+                    gate_epoch=campaign.gate_epoch,
+                    ledger_position=standing.ledger_position,
+                )
+            )
+
+        await self.world.command(campaign_id, build)
+
+    async def register(self) -> None:
+        no = 1_000 + self.dice.randrange(10**6)
+        device = r.RegisteredDevice(device_no=no, device_id=f"late-{no}", hardware_model="sensor-a")
+        await self.world._register(r.DevicesRegistered(devices=[device], actor="test"))
+
+    async def slots(self) -> list[tuple[int, int, int]]:
+        """What the slots must be: of the rows that hold a device's slot, the one that was offered last."""
+        held: dict[int, Assignment] = {}
+        fields = ", ".join(Assignment.__struct_fields__)
+        for row in await self.world.rows(f"SELECT {fields} FROM assignment ORDER BY action_id"):
+            assignment = msgspec.convert(tuple(row.values()), Assignment)
+            if holds_slot(assignment):
+                held[assignment.device_no] = assignment
+        return [(no, row.campaign_no, row.attempt) for no, row in sorted(held.items())]
+
+    # ---- rebuilds
+
+    def sources(self) -> list[MemoryFacts]:
+        return [MemoryFacts(self.world, self.identity) for _ in range(2)]
+
+    async def verify(self, **more) -> list[Difference]:
+        return await rebuild.verify(self.settings, sources=self.sources, **more)
+
+    async def rebuild(self, **more) -> rebuild.Rebuilt:
+        return await rebuild.rebuild(self.settings, sources=self.sources, **more)
+
+
+@pytest.fixture
+async def story(engine, database_url, tmp_path) -> Story:
+    settings = Settings(database_url=database_url, state_dir=tmp_path, rebuild_patience_s=5)
+    story = Story(World(engine, devices=120), settings)
+    await story.begin()
+    return story
