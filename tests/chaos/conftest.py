@@ -37,7 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "chaos: a long fault scenario, run with --chaos")
     given: int | None = config.getoption("--chaos-seed", default=None)
-    config.stash[SEED] = given if given is not None else random.SystemRandom().randrange(1 << 31)
+    config.stash[SEED] = config.option.chaos_seed = (
+        given if given is not None else random.SystemRandom().randrange(1 << 31)
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> str:
