@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import signal
 import sys
 from itertools import product
 from typing import Any, Final
 
+import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from orchestrator.adapters.kafka.partitions import LogEnds
+from orchestrator.adapters.sql.losses import Acceptance
 from orchestrator.demo.scenario import Play
+from orchestrator.devstack.process import ComponentError
 from orchestrator.devstack.roles import LOG_DAMAGE
+from orchestrator.stream.log_loss import accept_loss, look_once
 from orchestrator.stream.projector import ExitCode
 from tests.chaos.faults import lose_records, make_topic_again
 from tests.chaos.harness import Harness
@@ -36,6 +41,10 @@ _SKIPPED: Final = """SELECT count(*) FROM projection_position p WHERE topic = $1
     (SELECT count(*) FROM timeline t WHERE t.partition = p.partition)
     + (SELECT count(*) FROM dead_letter d WHERE d.topic = p.topic AND d.partition = p.partition)"""
 """Partitions whose position has passed anything that was not read."""
+
+
+_UNKNOWN: Final = "SELECT sum((data->>'devices')::int)::int FROM event_log WHERE type = 'LogLossAccepted'"
+"""Devices whose reports may be among the lost ones, as the log tells it."""
 
 
 async def positions(harness: Harness) -> dict[int, int]:
@@ -131,6 +140,39 @@ async def refused(harness: Harness) -> None:
     assert await harness.value(_SKIPPED, harness.settings.device_events_topic) == 0
 
 
+async def alarmed(harness: Harness) -> None:
+    """Whoever looks sees it: probes of the roles that go on, the fleet's gauges, `ota doctor`."""
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(f"{harness.system.role('worker').url}/readyz")
+        assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert {check["name"]: check["ok"] for check in answer.json()["checks"]}["facts"] is False
+
+        async def shown() -> bool:
+            metrics = (await client.get(f"{harness.system.role('relay').url}/metrics")).text
+            damaged = [line for line in metrics.splitlines() if line.startswith("ota_projection_log_damaged")]
+            return any(float(line.rpartition(" ")[2]) > 0 for line in damaged)
+
+        await harness.until("the gauge shows the damage", shown, NOTICED)
+    with pytest.raises(ComponentError, match="ota doctor"):
+        await asyncio.to_thread(harness.system.ota, "doctor")
+
+
+async def accept(harness: Harness) -> None:
+    """What somebody does who cannot restore the topic: first one loss by the command that the system proposes, then all others."""
+    settings = harness.settings
+    first, *others = (await look_once(settings)).losses
+    words = shlex.split(first.command.removesuffix("TEXT"))[1:]
+    await asyncio.to_thread(harness.system.ota, *words, "the disk was full")
+    for loss in others:
+        wanted = Acceptance(loss.partition, loss.start, loss.end, "the disk was full", "ann")
+        await accept_loss(settings, loss.topic, wanted)
+    assert not (await look_once(settings)).losses
+
+
+async def nothing_unread(harness: Harness) -> bool:
+    return not await unread(harness)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 async def test_unread_facts_that_are_lost_while_the_projector_is_down_are_never_skipped(make_harness, loss):
     harness = make_harness(devices=100)
@@ -144,6 +186,14 @@ async def test_unread_facts_that_are_lost_while_the_projector_is_down_are_never_
         await LOSSES[loss](harness)
         projector.send(signal.SIGKILL)
         await refused(harness)
+        await alarmed(harness)
+        await asyncio.to_thread(harness.system.stop_fleet)
+        await accept(harness)
+        assert await harness.value("SELECT state FROM campaign WHERE campaign_id = $1", campaign) == "paused"
+        unknown = await harness.value("SELECT count(*) FROM assignment WHERE state = 'unknown'")
+        assert unknown == await harness.value(_UNKNOWN) > 0
+        async with harness.further_projector(0):
+            await harness.until("the projection goes on", lambda: nothing_unread(harness))
 
 
 @pytest.mark.parametrize(
