@@ -166,6 +166,7 @@ async def _api(role: _Role) -> None:
 def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable[[], bytes]) -> OperatorServices:
     """The use cases of the operator API on their adapters."""
     from api.operator.services import OperatorServices
+    from orchestrator.adapters import zones
     from orchestrator.adapters.firmware_intake import McubootVerifier
     from orchestrator.adapters.sql.campaigns import SqlCampaignStore
     from orchestrator.adapters.sql.fleet import SqlFleet
@@ -183,7 +184,12 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     return OperatorServices(
         settings=settings,
         campaigns=Campaigns(
-            SqlCampaignStore(engine), SqlFleet(engine), registry, new_id=new_id, traceparent=current_traceparent
+            SqlCampaignStore(engine),
+            SqlFleet(engine),
+            registry,
+            new_id=new_id,
+            known_zone=zones.known,
+            traceparent=current_traceparent,
         ),
         releases=Releases(
             registry,

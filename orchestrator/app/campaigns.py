@@ -9,7 +9,7 @@ Not here: who may do it (scopes belong to the API; the four-eyes rule to the dom
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
@@ -170,6 +170,7 @@ class Campaigns:
         cohorts: counts the fleet.
         releases: what there is to roll out.
         new_id: makes campaign ids.
+        known_zone: whether there is a time zone of that name.
         traceparent: the current span's context, kept with the events.
     """
 
@@ -180,12 +181,14 @@ class Campaigns:
         releases: ReleaseReader,
         *,
         new_id: NewId,
+        known_zone: Callable[[str], bool],
         traceparent: Traceparent = untraced,
     ) -> None:
         self._store = store
         self._cohorts = cohorts
         self._releases = releases
         self._new_id = new_id
+        self._known_zone = known_zone
         self._traceparent = traceparent
 
     async def create(self, name: str, plan: object, *, actor: str, command_id: str) -> Executed:
@@ -193,6 +196,9 @@ class Campaigns:
         if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name.isspace():
             raise CampaignNameError(f"A name has 1 to {MAX_NAME} printable characters.")
         parsed = parse_plan(plan)
+        unknown = sorted(zone for zone in parsed.schedule.zones if not self._known_zone(zone))
+        if unknown:
+            raise PlanError([Problem("/schedule", "plan.timezone", f"There is no time zone {unknown[0]!r}.")])
         try:
             release = await self._releases.release(parsed.release)
         except ReleaseNotFoundError as why:

@@ -134,6 +134,8 @@ class DispatchedSlice(Struct, frozen=True, kw_only=True):
     room: int
     next_due_at: int | None = None
     """When the next queue entry may be offered (ms), if all that is left waits."""
+    hold: str | None = None
+    """Why nothing may be offered although the campaign runs."""
 
 
 class DeadlineSweep(Struct, frozen=True, kw_only=True):

@@ -96,7 +96,7 @@ class Dossier(PlanModel):
 
     def canonical(self) -> dict[str, Any]:
         """Plain data to store; reads back as the same dossier, with the same digest."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def freeze(plan: Plan, *, strata_sizes: Mapping[str, int], release_digest: str) -> Dossier:

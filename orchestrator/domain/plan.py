@@ -42,6 +42,7 @@ from orchestrator.domain.plan_fields import (
     filled,
 )
 from orchestrator.domain.query import Query, QueryError, parse
+from orchestrator.domain.window import Schedule
 
 MAX_HOLDBACK_PERCENT: Final = 50.0
 """Equal arms compare best; a larger holdback would only keep devices from the release."""
@@ -172,6 +173,7 @@ class Plan(PlanModel):
     max_in_flight: InFlight
     approvals: Approvals = Approvals()
     retry: Retry = Retry()
+    schedule: Schedule = Schedule()
     advisory: Advisory | None = None
 
     @model_validator(mode="after")
@@ -201,7 +203,7 @@ class Plan(PlanModel):
 
     def canonical(self) -> dict[str, Any]:
         """Plain data with every default written out; reads back as the same plan."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def parse_plan(data: object) -> Plan:

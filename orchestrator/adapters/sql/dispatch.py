@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import ledger, rows
+from orchestrator.adapters.sql import ledger, rows, schedules
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.locks import share_control
@@ -118,6 +118,11 @@ async def _dispatch(
     if held is None or state != CampaignState.RUNNING or await withheld(conn):
         raise _StoppedError(state)
     rules = (await cache.get(conn, [campaign_no]))[campaign_no]
+    if shut := schedules.shut(rules, now):
+        remaining, _ = await _left(conn, campaign_no, phase)
+        return DispatchedSlice(
+            granted=0, remaining=remaining, state=state, room=0, next_due_at=shut.until, hold=shut.detail
+        )
     spec = rules.dossier.plan.phases[phase]
     promoted: Any = await conn.fetchval("SELECT promoted_since_halt FROM campaign WHERE campaign_no = $1", campaign_no)
     cap = pacing.in_flight_cap(
@@ -159,6 +164,9 @@ async def _offer(
     claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room, halted)
     if not claimed:
         return 0
+    later = await schedules.outside(conn, rules, [row["device_no"] for row in claimed], now)
+    await _put_back(conn, rules, phase, [row for row in claimed if row["device_no"] in later], later)
+    claimed = [row for row in claimed if row["device_no"] not in later]
     attempts = {row["device_no"]: row["attempt"] for row in claimed}
     strata = {row["device_no"]: row["stratum"] for row in claimed}
     devices = sorted(attempts)
@@ -166,22 +174,7 @@ async def _offer(
         row["device_no"] for row in await conn.fetch(_SLOTS, devices, rules.campaign_no, [attempts[d] for d in devices])
     ]
     busy = [row for row in claimed if row["device_no"] not in set(free)]
-    if busy:
-        await conn.copy_records_to_table(
-            "offer_queue",
-            records=[
-                (
-                    rules.campaign_no,
-                    phase,
-                    row["rank"],
-                    row["device_no"],
-                    row["stratum"],
-                    row["attempt"],
-                    now + BUSY_RETRY_MS,
-                )
-                for row in busy
-            ],
-        )
+    await _put_back(conn, rules, phase, busy, {row["device_no"]: now + BUSY_RETRY_MS for row in busy})
     if not free:
         return 0
     _, _, epoch = await control_state(conn, rules.campaign_no)
@@ -216,6 +209,25 @@ async def _offer(
     await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])
     failpoints.hit("slice.before_commit")
     return len(free)
+
+
+async def _put_back(
+    conn: asyncpg.Connection,
+    rules: CampaignRules,
+    phase: int,
+    claimed: Sequence[asyncpg.Record],
+    not_before: Mapping[int, int],
+) -> None:
+    """Back to where they were in the queue, to be looked at again at their time: claiming took them out."""
+    if not claimed:
+        return
+    kept = ("rank", "device_no", "stratum", "attempt")
+    await conn.copy_records_to_table(
+        "offer_queue",
+        records=[
+            (rules.campaign_no, phase, *(row[name] for name in kept), not_before[row["device_no"]]) for row in claimed
+        ],
+    )
 
 
 async def _place(

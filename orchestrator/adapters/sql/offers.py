@@ -13,10 +13,11 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 import asyncpg
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import ledger, positions, rows
+from orchestrator.adapters.sql import ledger, positions, rows, schedules
 from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
 from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import driver, transaction
@@ -31,6 +32,7 @@ from orchestrator.app.ports import OfferView
 from orchestrator.domain.assignment import State, due, observe, start
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.visibility import Shown
+from orchestrator.domain.window import ALWAYS
 from schemas.ledger import Entry, Kind
 
 SHARD = 102
@@ -86,7 +88,26 @@ class SqlOffers:
         return {action_id: given for action_id, given in found.items() if given is not None}
 
     async def _read_views(self, device_nos: Sequence[int]) -> dict[int, OfferView]:
-        return await read_views(self._engine, device_nos)
+        views = await read_views(self._engine, device_nos)
+        await self._hide(views)
+        return views
+
+    async def _hide(self, views: dict[int, OfferView]) -> None:
+        """Show nothing to devices that wait for their offer's window to open again."""
+        waiting = {
+            no: view for no, view in views.items() if view.shown is Shown.DEPLOYMENT and view.state == State.OFFERED
+        }
+        if not waiting:
+            return
+        async with driver(self._engine) as conn:
+            rules = await self._rules.get(conn, {view.campaign_no for view in waiting.values()})
+            scheduled = {no: found for no, found in rules.items() if found.dossier.plan.schedule != ALWAYS}
+            now = await _now(conn) if scheduled else 0
+            for campaign_no, found in scheduled.items():
+                own = [no for no, view in waiting.items() if view.campaign_no == campaign_no]
+                hidden = own if schedules.shut(found, now) else await schedules.outside(conn, found, own, now)
+                for no in hidden:
+                    views[no] = replace(views[no], shown=Shown.NOTHING)
 
     async def overlay(self, device_no: int, action_id: int, state: str, partition: int, offset: int) -> None:
         async with transaction(self._engine) as conn:
@@ -163,6 +184,10 @@ class SqlOffers:
         if not fresh:
             return
         now = await _now(conn)
+        later = await schedules.outside(conn, rules, [row.device_no for row in fresh], now)
+        fresh = [row for row in fresh if row.device_no not in later]
+        if not fresh or schedules.shut(rules, now):
+            return
         changes = rows.Changes({campaign_no: rules}, SHARD)
         deadlines: list[tuple[int, int, int, int, str]] = []
         for row in fresh:

@@ -67,8 +67,16 @@ def campaigns(fleet):
         fleet,
         Releases(),
         new_id=lambda prefix: f"{prefix}_{next(numbers)}",
+        known_zone=lambda name: name != "Mars/Base",
         traceparent=lambda: TRACE,
     )
+
+
+async def test_a_time_zone_that_does_not_exist_is_refused(campaigns):
+    for schedule in ({"timezone": "Mars/Base"}, {"timezone": "device", "fallback_timezone": "Mars/Base"}):
+        with pytest.raises(PlanError) as caught:
+            await campaigns.create("n", PLAN | {"schedule": schedule}, actor="ann", command_id="create")
+        assert caught.value.code == "plan.timezone"
 
 
 async def submitted(campaigns):

@@ -288,6 +288,20 @@ def test_an_empty_cohort_is_refused(data):
     }
 
 
+def test_a_schedule_is_kept_as_it_was_written_and_in_milliseconds(data):
+    written = {
+        "start_at": "2026-12-01T00:00:00Z",
+        "freezes": [{"from": "2026-12-24T00:00:00Z", "to": "2026-12-27T00:00:00Z", "reason": "holidays"}],
+        "windows": [{"days": ["mon"], "from": "22:00", "to": "05:00"}],
+        "timezone": "device",
+    }
+    plan = parse_plan(changed(data, "/schedule", written))
+    stored = plan.canonical()["schedule"]
+    assert stored["start_at"] == 1_796_083_200_000
+    assert stored["windows"] == [{"days": ["mon"], "from": "22:00", "to": "05:00"}]
+    assert parse_plan(json.loads(json.dumps(plan.canonical()))) == plan
+
+
 def test_a_selector_that_cannot_be_read_is_refused_with_its_place(data):
     with pytest.raises(PlanError) as caught:
         parse_plan(changed(data, "/cohort/selector", "version=gt=two"))
