@@ -76,3 +76,97 @@ def test_a_truth_file_is_read_up_to_a_line_that_is_still_being_written(tmp_path)
     file = tmp_path / "truth"
     file.write_text('{"what":"acknowledged","t":1,"device":"d","state":"attributes","event_id":"e"}\n{"what":"ackn')
     assert Truth.read(file).acknowledged == [("d", "", "attributes", "e")]
+
+
+# --------------------------------------------------------------------------- what people were told, and strata that are halted alone
+
+
+def tables(*events, ledger=()):
+    """Of one campaign: its events as (type, data), and rows of the ledger."""
+    created = ("CampaignCreated", {"campaign_no": 1, "name": "n", "release_id": "rel_1"})
+    log = [
+        {
+            "position": i,
+            "stream": "campaign/cmp_1",
+            "version": i,
+            "type": kind,
+            "data": data,
+            "prev_hash": b"",
+            "hash": b"",
+        }
+        for i, (kind, data) in enumerate([created, *events], 1)
+    ]
+    return {name: [] for name in witnesses.TABLES} | {"event_log": log, "decision_ledger": list(ledger)}
+
+
+def found(checks, evidence):
+    case_ = case.Case(evidence, case.Verdict())
+    for check in checks:
+        check(case_)
+    return {kind: n for kind, n in case_.verdict.counts.items() if n}
+
+
+LAUNCHED = ("CampaignLaunched", {"gate_epoch": 1, "ledger_position": 0})
+
+
+@pytest.mark.parametrize(
+    ("events", "told", "expected"),
+    [
+        ([LAUNCHED], {"CampaignCreated": 1, "CampaignLaunched": 1}, {}),
+        ([LAUNCHED, LAUNCHED], {"CampaignCreated": 1, "CampaignLaunched": 1}, {"doubled": 1}),
+        ([], {"CampaignCreated": 1, "CampaignLaunched": 1}, {"lost": 1}),
+    ],
+)
+def test_a_command_is_in_the_log_as_often_as_its_author_was_told(events, told, expected):
+    evidence = case.Evidence(tables(*events), [], told={("cmp_1", kind): n for kind, n in told.items()})
+    assert found([logs.commands], evidence) == expected
+
+
+def test_a_campaign_that_was_written_and_is_not_there_is_lost():
+    evidence = case.Evidence(tables(), [], told={("cmp_2", "CampaignCreated"): 1})
+    assert found([logs.commands], evidence) == {"lost": 1}
+
+
+def ledger_row(position, kind, devices, **changes):
+    row = {"position": position, "kind": kind, "campaign_no": 1, "device_nos": devices, "at": position, "attempt": 1}
+    return row | {"phase": 0, "stratum": 0, "gate_epoch": 1, "action_base": 10 * position, "cause": None} | changes
+
+
+RULE = {
+    "name": "strata",
+    "scope": "stratum",
+    "halts": "stratum",
+    "min_failures": 1,
+    "horizons": [0, 9],
+    "levels": [[0, 9]],
+}
+SUBMITTED = ("CampaignSubmitted", {"dossier": {"strata": {"a": 2, "b": 2}, "rules": [RULE], "plan": {}}})
+HALTED_B = (
+    "StratumHalted",
+    {"stratum": "b", "ledger_position": 3, "gate_epoch": 1, "rule": "strata", "n": 1, "f": 1, "bound": 1},
+)
+
+
+@pytest.mark.parametrize(("stratum", "expected"), [(0, {}), (1, {"after_halt": 1})])
+def test_nothing_of_a_stratum_that_was_halted_alone_may_be_offered_any_more(stratum, expected):
+    rows_ = [ledger_row(1, "enrol", [1, 2]), ledger_row(2, "enrol", [3], stratum=1), ledger_row(3, "offer", [1])]
+    rows_.append(ledger_row(4, "offer", [3 if stratum else 2]))
+    evidence = case.Evidence(tables(SUBMITTED, LAUNCHED, HALTED_B, ledger=rows_), [])
+    assert found([logs.ledger, logs.controls], evidence) == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"), [([HALTED_B], {}), ([], {"unhalted": 1}), ([HALTED_B] * 2, {"doubled": 1})]
+)
+def test_a_stratum_that_crosses_is_halted_once(events, expected):
+    offers = [ledger_row(1, "enrol", [1]), ledger_row(2, "enrol", [3], stratum=1), ledger_row(3, "offer", [1, 3])]
+    case_ = case.Case(case.Evidence(tables(SUBMITTED, LAUNCHED, *events, ledger=offers), []), case.Verdict())
+    logs.ledger(case_)
+    for device, history in case_.histories.items():
+        state = "reverted" if device == (1, 3) else "confirmed"
+        history.said.append(Said(1, state, 5, "boot" if state == "reverted" else None))
+    rows.assignments(case_)
+    case_.verdict = case.Verdict()
+    case_.note = case_.verdict.note
+    gates.gates(case_)
+    assert {kind: n for kind, n in case_.verdict.counts.items() if n} == expected
