@@ -2,8 +2,8 @@
 
 Order: projection_position → pacing → offer_queue / due_queue (SKIP LOCKED) → device_slot insert → assignment (by device_no,
 campaign_no) → device_slot delete → counters (by key) → gate → control → ledger head → event log. Every transaction follows it.
-Slots stand on both sides of the rows without harm: an offer inserts only where no slot is, a delete happens only where one is, by
-the row's locker.
+Slots stand on both sides of the rows without harm: an offer inserts only where no slot is, a change of hands happens only where one
+is, by the row's locker. It may look at the device's row of another campaign, out of order: of a deadlock one side tries again.
 
 Control is a *fair* lock: row locks let new sharers overtake a waiting exclusive locker, so a halt could starve; advisory locks queue.
 """

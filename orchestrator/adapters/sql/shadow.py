@@ -41,6 +41,9 @@ LARGE: Final = ("device", "device_slot", "assignment", "offer_queue", "timeline"
 
 SMALL: Final = tuple(name for name in REBUILT if name not in LARGE)
 
+RETIRED: Final = "rebuild_retired"
+"""Schema of large tables that were live until the switch."""
+
 _SUPPORT: Final = ("projection_position", "report_overlay")
 """Tables that the live code writes beside; they stay behind."""
 
@@ -143,7 +146,7 @@ async def open_shadow(conn: asyncpg.Connection, topic: str, *, restart: bool = F
 
 async def drop_shadow(conn: asyncpg.Connection) -> None:
     """Leave nothing behind."""
-    await conn.execute(f"DROP SCHEMA IF EXISTS {SHADOW} CASCADE")
+    await conn.execute(f"DROP SCHEMA IF EXISTS {SHADOW}, {RETIRED} CASCADE")
 
 
 async def _create(conn: asyncpg.Connection, topic: str) -> None:

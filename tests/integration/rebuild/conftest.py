@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from orchestrator.adapters.sql import rebuild
+from orchestrator.adapters.sql import ledger, rebuild, rows
 from orchestrator.adapters.sql.comparison import Difference
+from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.facts import Delivery
 from orchestrator.adapters.sql.positions import LogIdentity
+from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.config import Settings
 from orchestrator.domain import campaign as c
-from orchestrator.domain.assignment import Assignment, holds_slot
+from orchestrator.domain.assignment import ACTIVE, Assignment, holds_slot, loss, observe
 from schemas import device_events as d
 from schemas import registry_events as r
 from schemas.campaign_events import CampaignHalted
+from schemas.ledger import Cause, Entry, Kind
 from tests.integration.projector.conftest import site  # noqa: F401  (a fixture)
 from tests.support.world import IDENTITY, T0, World
 
@@ -73,8 +76,8 @@ class Story:
         for _ in range(steps):
             self.now += self.dice.randrange(1, 6_000)
             await self.dice.choices(
-                [self.offer, self.start, self.speak, self.sweep, self.project, self.decide, self.register],
-                weights=[6, 6, 10, 5, 6, 2, 1],
+                [self.offer, self.start, self.speak, self.sweep, self.project, self.decide, self.register, self.lose],
+                weights=[6, 6, 10, 5, 6, 2, 1, 1],
             )[0]()
         await self.project()
 
@@ -168,6 +171,29 @@ class Story:
         no = 1_000 + self.dice.randrange(10**6)
         device = r.RegisteredDevice(device_no=no, device_id=f"late-{no}", hardware_model="sensor-a")
         await self.world._register(r.DevicesRegistered(devices=[device], actor="test"))
+
+    async def lose(self) -> None:
+        """What is known of some devices in flight may be out of date: as an accepted loss of the log says, without losing any."""
+        no = self.dice.choice(self.campaigns).campaign_no
+        async with transaction(self.world.engine) as conn:
+            active = await conn.fetch(
+                "SELECT device_no FROM assignment WHERE campaign_no = $1 AND state = ANY($2::text[]) ORDER BY 1",
+                *(no, sorted(ACTIVE)),
+            )
+            locked = await rows.lock(conn, [(row["device_no"], no) for row in active if self.dice.random() < 0.3])
+            changes = rows.Changes(await RulesCache().get(conn, [no]), 104)
+            entries: list[Entry] = []
+            for row in locked.values():
+                new = observe(row, loss(row.attempt, row.progress, self.now))
+                if row.state in ACTIVE and new != row:
+                    changes.add(row, new)
+                    about = {"campaign_no": no, "device_nos": [row.device_no], "at": self.now, "attempt": row.attempt}
+                    entries.append(
+                        Entry(**about, kind=Kind.UNKNOWN, cause=Cause.LOG_LOSS, gate_epoch=1, seen=str(row.progress))
+                    )
+            await changes.write(conn)
+            if entries:
+                await ledger.append(conn, entries)
 
     async def slots(self) -> list[tuple[int, int, int]]:
         """What the slots must be: of the rows that hold a device's slot, the one that was offered last."""

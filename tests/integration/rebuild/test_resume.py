@@ -96,6 +96,7 @@ async def run(story: Story, *words: str, **variables: str) -> tuple[int, bytes, 
     return process.returncode, out, err
 
 
+@pytest.mark.timeout(300)  # eleven processes, one after the other
 async def test_killed_anywhere_it_goes_on_where_it_was(story: Story, kafka, tmp_path):
     await story.live(100)
     await on_kafka(story, kafka)
