@@ -20,7 +20,6 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.halt_rule import TAGS, HaltRule
 from orchestrator.domain.plan_fields import (
-    MAX_COUNT,
     Count,
     Deadline,
     Dimension,
@@ -42,6 +41,7 @@ from orchestrator.domain.plan_fields import (
     filled,
 )
 from orchestrator.domain.query import Query, QueryError, parse
+from orchestrator.domain.rate import Pace
 from orchestrator.domain.window import Schedule
 
 MAX_HOLDBACK_PERCENT: Final = 50.0
@@ -95,12 +95,6 @@ class PromoteTest(PlanModel):
 
     p1: Rate
     beta: Rate = 0.05
-
-
-class Pace(PlanModel):
-    """Devices offered per minute at most, as a steady rate."""
-
-    per_minute: Annotated[Integer, between("plan.field.value", 1, MAX_COUNT)]
 
 
 class Phase(PlanModel):

@@ -32,10 +32,18 @@ SHARD = 100
 BUSY_RETRY_MS = 5_000
 """A device that is busy with another assignment is looked at again after this long."""
 
+CHOICE = 4
+"""A slice chooses among so many times its devices: those seen recently go first, because a sleeping one would only occupy room until
+its offer expires. More would let strata fall out of step."""
+
 # Materialized, because a plan may otherwise run the limited part again for each row, and claim more than the limit.
-_CLAIM = """WITH c AS MATERIALIZED (
-    SELECT rank FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[])
-    ORDER BY rank LIMIT $4 FOR UPDATE SKIP LOCKED)
+_CLAIM = f"""WITH near AS MATERIALIZED (
+    SELECT rank, device_no FROM offer_queue
+    WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[])
+    ORDER BY rank LIMIT $4 * {CHOICE} FOR UPDATE SKIP LOCKED),
+c AS MATERIALIZED (
+    SELECT rank FROM near LEFT JOIN presence USING (device_no)
+    ORDER BY coalesce(last_seen_at, 0) < $6, rank LIMIT $4)
 DELETE FROM offer_queue q USING c
 WHERE q.campaign_no = $1 AND q.phase = $2 AND q.rank = c.rank RETURNING q.rank, q.device_no, q.stratum, q.attempt"""
 _SLOTS = """INSERT INTO device_slot (device_no, campaign_no, attempt)
@@ -74,6 +82,18 @@ async def in_flight(conn: asyncpg.Connection, campaign_no: int) -> int:
         sorted(state.value for state in ACTIVE),
     )
     return total
+
+
+async def _progress(conn: asyncpg.Connection, campaign_no: int, phase: int) -> dict[str, int]:
+    """Devices of the phase that were confirmed and offered so far: what a growing rate grows with."""
+    row = await conn.fetchrow(
+        "SELECT coalesce(sum(n) FILTER (WHERE state = 'confirmed'), 0)::bigint AS confirmed,"
+        " coalesce(sum(n), 0)::bigint AS offered FROM counter WHERE campaign_no = $1 AND phase = $2",
+        campaign_no,
+        phase,
+    )
+    assert row is not None
+    return dict(row)
 
 
 async def _left(conn: asyncpg.Connection, campaign_no: int, phase: int) -> tuple[int, int | None]:
@@ -131,19 +151,20 @@ async def _dispatch(
         promoted,
         spec.max_in_flight,
     )
-    bucket, available = None, None
+    bucket, available, per_minute = None, None, 0
     if spec.rate is not None:
+        per_minute = spec.rate.now(**await _progress(conn, campaign_no, phase))
         bucket = (
             pacing.Bucket(held["credit"], held["bucket_at"])
             if held["phase"] == phase
-            else pacing.full_bucket(spec.rate.per_minute, now)
+            else pacing.full_bucket(per_minute, now)
         )
-        available = pacing.tokens(bucket, spec.rate.per_minute, now)
+        available = pacing.tokens(bucket, per_minute, now)
     room = pacing.grant(cap=cap, in_flight=await in_flight(conn, campaign_no), available=available, slice_size=limit)
     granted = await _offer(ids, conn, rules, phase, room, now) if room else 0
     if granted:
-        if bucket is not None and spec.rate is not None:
-            bucket = pacing.spend(bucket, spec.rate.per_minute, now, granted)
+        if bucket is not None:
+            bucket = pacing.spend(bucket, per_minute, now, granted)
         await conn.execute(
             "UPDATE pacing SET granted = granted + $2, slices = slices + 1, phase = $3, credit = $4, bucket_at = $5"
             " WHERE campaign_no = $1",
@@ -161,7 +182,8 @@ async def _offer(
     ids: AsyncEngine, conn: asyncpg.Connection, rules: CampaignRules, phase: int, room: int, now: int
 ) -> int:
     halted = await halted_strata(conn, rules.campaign_no)
-    claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room, halted)
+    recently = now - rules.offer_ttl
+    claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room, halted, recently)
     if not claimed:
         return 0
     later = await schedules.outside(conn, rules, [row["device_no"] for row in claimed], now)
