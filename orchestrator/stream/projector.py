@@ -13,7 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import faust
@@ -31,6 +33,7 @@ from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
 from orchestrator.adapters.sql.positions import BrokenChainError, FencedError, LogDamageError, LogIdentity
 from orchestrator.config import Settings
 from orchestrator.errors import OtaError
+from orchestrator.stream.lanes import Lane
 from orchestrator.stream.transport import BatchApp, BatchSchema, BatchTransport, FetchSettings
 from orchestrator.telemetry.propagation import links_of
 
@@ -38,10 +41,7 @@ log = structlog.get_logger(__name__)
 _tracer = trace.get_tracer(__name__)
 
 LANES = 2
-"""Connections that apply at once, on disjoint partitions: one connection keeps only one core of client and server busy."""
-
-TAKE = 2_048
-"""Most deliveries handed to the agent at once; 64 partitions at low rates give deliveries of one record."""
+"""Connections that apply on disjoint partitions, each for itself: one connection keeps only one core of client and server busy."""
 
 MAX_BACKOFF = 2.0
 """Seconds between attempts while the database is away."""
@@ -67,60 +67,63 @@ def leave(code: ExitCode, reason: object) -> None:
 
 
 class Projector:
-    """Applies deliveries through ``LANES`` projections. Claims and applies exclude each other."""
+    """Applies deliveries through ``LANES`` lanes, each with a projection of its own. Claims and transactions exclude each other."""
 
     def __init__(
         self, engine: AsyncEngine, settings: Settings, observe: Callable[[Applied, float], None] | None = None
     ) -> None:
         self._settings = settings
         self._topic = settings.device_events_topic
-        self._lanes = [FactProjection(engine, self._topic) for _ in range(LANES)]
-        self._lock = asyncio.Lock()
+        self._projections = [FactProjection(engine, self._topic) for _ in range(LANES)]
+        batch, linger = settings.projector_batch, settings.projector_linger_ms / 1_000
+        self._lanes = [
+            Lane(partial(self._apply, projection), batch=batch, linger=linger) for projection in self._projections
+        ]
         self._observe = observe or (lambda _applied, _seconds: None)
 
     async def claim(self, bounds: Mapping[int, tuple[int, int]]) -> dict[int, int]:
-        async with self._lock:
+        async with AsyncExitStack() as idle:
+            for lane in self._lanes:
+                await idle.enter_async_context(lane.lock)
             try:
                 identity = await self._identity()
                 claimed: dict[int, int] = {}
-                for number, lane in enumerate(self._lanes):
+                for number, projection in enumerate(self._projections):
                     own = {p: limits for p, limits in bounds.items() if p % LANES == number}
-                    claimed |= await _persist(lambda lane=lane, own=own: lane.claim(identity, own))
+                    claimed |= await _persist(partial(projection.claim, identity, own))
             except LogDamageError as error:
                 leave(ExitCode.LOG_DAMAGED, error)
                 raise
             log.info("projector.claimed", partitions=len(claimed))
             return claimed
 
-    async def apply(self, deliveries: Sequence[Delivery]) -> None:
-        """Apply and commit; returns only when it is done."""
-        async with self._lock:
-            try:
-                await asyncio.gather(
-                    *(
-                        self._apply(lane, [item for item in deliveries if item.partition % LANES == number])
-                        for number, lane in enumerate(self._lanes)
-                    )
-                )
-            except LogDamageError as error:
-                leave(ExitCode.LOG_DAMAGED, error)
-            except (FencedError, BrokenChainError) as error:
-                leave(ExitCode.FENCED, error)
-            except Exception as error:
-                log.exception("projector.failed")
-                leave(ExitCode.CRASHED, error)
+    async def deliver(self, delivery: Delivery) -> None:
+        """Hand a delivery to its lane; returns before it is applied, as soon as the lane has room for more."""
+        await self._lanes[delivery.partition % LANES].put(delivery)
 
-    async def _apply(self, lane: FactProjection, deliveries: Sequence[Delivery]) -> None:
-        if not deliveries:
-            return
+    async def stop(self) -> None:
+        """Let the transactions under way end and begin no other."""
+        for lane in self._lanes:
+            await lane.stop()
+
+    async def _apply(self, projection: FactProjection, deliveries: Sequence[Delivery]) -> None:
+        """Apply and commit; returns only when it is done."""
         # One span per batch, linked to a few of the reports in it: a span per record would outweigh the work.
         links = links_of(record.headers for item in deliveries for record in item.records if record.headers)
-        with _tracer.start_as_current_span(f"process {self._topic}", kind=SpanKind.CONSUMER, links=links) as span:
-            begun = time.perf_counter()
-            applied = await _persist(lambda: lane.apply(deliveries))
-            self._observe(applied, time.perf_counter() - begun)
-            span.set_attribute("messaging.batch.message_count", applied.facts + len(applied.dead))
-            span.set_attribute("messaging.destination.name", self._topic)
+        try:
+            with _tracer.start_as_current_span(f"process {self._topic}", kind=SpanKind.CONSUMER, links=links) as span:
+                begun = time.perf_counter()
+                applied = await _persist(partial(projection.apply, deliveries))
+                self._observe(applied, time.perf_counter() - begun)
+                span.set_attribute("messaging.batch.message_count", applied.facts + len(applied.dead))
+                span.set_attribute("messaging.destination.name", self._topic)
+        except LogDamageError as error:
+            leave(ExitCode.LOG_DAMAGED, error)
+        except (FencedError, BrokenChainError) as error:
+            leave(ExitCode.FENCED, error)
+        except Exception as error:
+            log.exception("projector.failed")
+            leave(ExitCode.CRASHED, error)
 
     async def _identity(self) -> LogIdentity:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap)
@@ -179,25 +182,14 @@ def make_app(projector: Projector, settings: Settings) -> BatchApp:
     topic = app.topic(settings.device_events_topic, schema=BatchSchema())
 
     async def project(stream: Any) -> None:
-        async for deliveries in stream.take(TAKE, within=settings.projector_linger_ms / 1000):
-            for group in groups(deliveries, settings.projector_batch):
-                await projector.apply(group)
+        try:
+            async for delivery in stream:
+                await projector.deliver(delivery)
+        finally:
+            await projector.stop()
 
     app.agent(topic, name="fleet")(project)
     return app
-
-
-def groups(deliveries: Sequence[Delivery], limit: int) -> list[list[Delivery]]:
-    """Cut into runs of about ``limit`` records; a transaction is bounded by records, not by deliveries."""
-    cut: list[list[Delivery]] = []
-    size = limit
-    for item in deliveries:
-        if size >= limit:
-            cut.append([])
-            size = 0
-        cut[-1].append(item)
-        size += len(item.records)
-    return cut
 
 
 def _crash_reason(app: Any) -> BaseException | None:

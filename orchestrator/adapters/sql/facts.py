@@ -61,6 +61,11 @@ class Delivery:
     def next_offset(self) -> int:
         return self.records[-1].offset + 1
 
+    def split(self, count: int) -> tuple[Delivery, Delivery]:
+        """The first ``count`` records, and the others chained to them; there must be more than ``count``."""
+        first = Delivery(self.partition, self.records[:count], self.previous)
+        return first, Delivery(self.partition, self.records[count:], first.next_offset)
+
 
 @dataclass(slots=True)
 class Applied:
