@@ -107,32 +107,59 @@ class Standing:
         return min(self._readings)
 
 
+class Capacity:
+    """How much a process can do per second, seen while it has more to do than it can: at other times what it does is what is asked.
+
+    Args:
+        per_second: what is believed before anything was seen.
+        memory: seconds in which an old belief fades (to 37 %).
+        least: per second; a process that stood still is not believed to stand still for ever.
+    """
+
+    __slots__ = ("_done", "_least", "_memory", "per_second")
+
+    def __init__(self, per_second: float, memory: float, least: float) -> None:
+        self.per_second = per_second
+        self._memory = memory
+        self._least = least
+        self._done = 0.0
+
+    def did(self, work: float) -> None:
+        """Count work that was done."""
+        self._done += work
+
+    def look(self, seconds: float, *, saturated: bool) -> None:
+        """Learn from the ``seconds`` since the last look, if the process was ``saturated`` all the while."""
+        done, self._done = self._done, 0.0
+        if saturated and seconds > 0:
+            weight = -math.expm1(-seconds / self._memory)
+            self.per_second = max(self._least, self.per_second + weight * (done / seconds - self.per_second))
+
+
 class Appointments:
     """When those who are turned away should come back: one after the other at a rate that can be served, like a queue outside.
 
     Args:
-        per_second: how many may come back per second.
         soonest, latest: bounds of what anybody is told, whole seconds.
     """
 
-    __slots__ = ("_free_at", "_interval", "latest", "soonest")
+    __slots__ = ("_free_at", "latest", "soonest")
 
-    def __init__(self, per_second: float, soonest: int, latest: int) -> None:
-        self._interval = 1 / per_second
+    def __init__(self, soonest: int, latest: int) -> None:
         self._free_at = -math.inf
         self.soonest = soonest
         self.latest = latest
 
-    def make(self, now: float, chance: float) -> int:
-        """Seconds until the next free appointment; the queue grows by one. ``chance``: uniform in 0 to 1.
+    def make(self, now: float, chance: float, per_second: float) -> int:
+        """Seconds until the next free appointment; the queue, of which ``per_second`` can be served, grows by one.
 
-        Up to a fifth is added, so that clients that were turned away together do not come back together. When the queue is as long
-        as ``latest``, it grows no more and everybody is told something of the later half.
+        ``chance`` is uniform in 0 to 1. Up to a fifth is added, so that clients that were turned away together do not come back
+        together. When the queue is as long as ``latest``, it grows no more and everybody is told something of the later half.
         """
         ahead = max(0.0, self._free_at - now)
         if self.soonest + ahead >= self.latest:
             return math.ceil(self.latest * (1 + chance) / 2)
-        self._free_at = now + ahead + self._interval
+        self._free_at = now + ahead + 1 / per_second
         return min(self.latest, math.ceil((self.soonest + ahead) * (1 + 0.2 * chance)))
 
     def busy(self, now: float, memory: float) -> bool:

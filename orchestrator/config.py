@@ -162,10 +162,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Connections that may wait to be accepted: as many as Linux allows (net.core.somaxconn).",
     )
-    shed_return_rate: float = Field(
-        2_500.0,
+    shed_return_share: float = Field(
+        0.75,
         gt=0,
-        description="Refused requests per second that a gateway asks back: half of the polls on new connections that a core serves.",
+        le=1,
+        description="Share of what a gateway sees that it can serve at which it asks back whom it refused: some come unasked.",
     )
     retry_after_min: int = Field(
         5, ge=1, description="Seconds that a refused client waits at least; SWUpdate waits 10."

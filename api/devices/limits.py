@@ -25,9 +25,8 @@ from math import ceil
 from typing import Final
 
 from api.devices.errors import OverloadedError
-from api.limits import Appointments, Sites, Standing, TokenBuckets, TooManyRequestsError
+from api.limits import Appointments, Capacity, Sites, Standing, TokenBuckets, TooManyRequestsError
 from orchestrator.config import Settings
-from orchestrator.errors import OtaError
 
 TICK: Final = 0.05
 """Seconds between two beats of the heart that looks at what waits: three in a row are noticed in time, twenty a second cost
@@ -35,6 +34,18 @@ nothing."""
 
 LOADED: Final = 10.0
 """Seconds that poll intervals stay widely drawn after the last appointment: those who come with the wave are spread too."""
+
+FIRST_GUESS: Final = 5_000.0
+"""Polls on new connections per second that one core serves (``ota bench storm``): believed until a storm has shown what it is here."""
+
+MEMORY: Final = 2.0
+"""Seconds in which the belief about that fades: a storm lasts longer, another process's turn on the processor does not."""
+
+LEAST: Final = 50.0
+"""Requests per second that a gateway is believed to serve at least."""
+
+REFUSAL: Final = 1 / 3
+"""Work of a refusal at the door, in polls served (``ota bench storm``: 60 and 187 µs)."""
 
 RESERVE: Final = 0.25
 """Part of a bucket that polls leave to everything else."""
@@ -111,11 +122,13 @@ class DeviceLimits:
         self._sites = Sites(settings.limit_exempt, settings.limit_keys)
         self._addresses = TokenBuckets(settings.address_rate, settings.address_burst, settings.limit_keys)
         self._devices = TokenBuckets(settings.device_rate, settings.device_burst, settings.limit_keys)
-        self._appointments = Appointments(settings.shed_return_rate, settings.retry_after_min, settings.retry_after_max)
+        self._appointments = Appointments(settings.retry_after_min, settings.retry_after_max)
+        self._capacity = Capacity(FIRST_GUESS, MEMORY, LEAST)
         self._most_lag = settings.overload_lag_ms / 1_000
         self._queued = queued
         self._late, self._queue = Standing(), Standing()
         self._beating: asyncio.TimerHandle | None = None
+        self._looked_at = 0.0
         self._in_hand = 0
         self._downloads = 0
 
@@ -123,7 +136,8 @@ class DeviceLimits:
 
     def start(self) -> None:
         """Begin to look at what waits."""
-        self._beat(self._clock())
+        self._looked_at = self._clock()
+        self._beat(self._looked_at)
 
     def _beat(self, due: float) -> None:
         now = self._clock()
@@ -132,6 +146,9 @@ class DeviceLimits:
 
     def beat(self, late: float, queued: int) -> None:
         """Note how many seconds late the heart beats, and how many connections wait to be accepted."""
+        now = self._clock()
+        self._capacity.look(now - self._looked_at, saturated=self._overloaded(Kind.POLL))
+        self._looked_at = now
         self._late.note(max(0.0, late))
         self._queue.note(queued)
 
@@ -152,7 +169,7 @@ class DeviceLimits:
         self._address(host, kind, now)
         if kind is Kind.DOWNLOAD:
             if self._downloads >= self._settings.max_downloads:
-                raise self._later(DownloadLimitError, now)
+                raise DownloadLimitError(retry_after=self.put_off())
             self._downloads += 1
             try:
                 yield
@@ -160,12 +177,13 @@ class DeviceLimits:
                 self._downloads -= 1
             return
         if self._overloaded(kind):
-            raise self._later(OverloadedError, now)
+            raise OverloadedError(retry_after=self.put_off())
         self._in_hand += 1
         try:
             yield
         finally:
             self._in_hand -= 1
+            self._capacity.did(1.0)
 
     def identified(self, device_no: int, kind: Kind) -> None:
         """Let an authenticated device pass. Raises DeviceLimitError."""
@@ -192,9 +210,7 @@ class DeviceLimits:
 
     def at_the_door(self) -> int | None:
         """Seconds after which a poll should come back that nobody has looked at yet; None: let it in."""
-        if not self._overloaded(Kind.POLL):
-            return None
-        return self._appointments.make(self._clock(), self._chance())
+        return self.put_off() if self._overloaded(Kind.POLL) else None
 
     def _overloaded(self, kind: Kind) -> bool:
         share = SHARES[kind]
@@ -207,7 +223,10 @@ class DeviceLimits:
 
     def put_off(self) -> int:
         """Seconds until somebody who cannot be served now should come back."""
-        return self._appointments.make(self._clock(), self._chance())
+        self._capacity.did(REFUSAL)
+        return self._appointments.make(
+            self._clock(), self._chance(), self._settings.shed_return_share * self._capacity.per_second
+        )
 
     def jitter(self) -> float:
         """Share of the poll interval by which it is to vary.
@@ -217,9 +236,6 @@ class DeviceLimits:
         """
         loaded = self._appointments.busy(self._clock(), LOADED)
         return self._settings.poll_jitter_loaded if loaded else self._settings.poll_jitter
-
-    def _later(self, error: type[OtaError], now: float) -> OtaError:
-        return error(retry_after=self._appointments.make(now, self._chance()))
 
     def _after(self, wait: float) -> int:
         return min(self._settings.retry_after_max, ceil(wait + self._settings.retry_after_min * self._chance()))

@@ -39,7 +39,7 @@ async def settings(database_url: str, kafka: str, tmp_path: Path) -> Settings:
         state_dir=tmp_path,
         instance=f"projector-{uuid4().hex[:8]}",
         gateway_port=port,
-        address_rate=10.0,
+        address_rate=30.0,
         address_burst=8,
         overload_requests=8,
         retry_after_min=1,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.devices.limits import SHARES, DeviceLimits, Kind
-from api.limits import STANDING_BEATS, Appointments, ExemptListError, Sites, Standing, TokenBuckets
+from api.limits import STANDING_BEATS, Appointments, Capacity, ExemptListError, Sites, Standing, TokenBuckets
 from orchestrator.config import Settings
 from orchestrator.errors import OtaError
 
@@ -102,41 +102,68 @@ def test_what_stands_is_the_least_of_the_last_readings(readings):
         assert standing.least == (min(readings[number - STANDING_BEATS : number]) if number >= STANDING_BEATS else 0)
 
 
+# ---- capacity
+
+
+@untimed
+@given(st.floats(100, 10_000), st.lists(st.tuples(st.floats(0.05, 2), st.floats(0, 5_000)), min_size=1, max_size=30))
+def test_what_was_seen_bounds_what_is_believed(guess, looks):
+    capacity, seen = Capacity(guess, 2.0, 50.0), [guess, 50.0]
+    for seconds, work in looks:
+        capacity.did(work)
+        capacity.look(seconds, saturated=True)
+        seen.append(work / seconds)
+        assert min(seen) - 1e-6 <= capacity.per_second <= max(seen) + 1e-6
+        assert capacity.per_second >= 50.0
+
+
+def test_a_storm_teaches_in_seconds_and_calm_teaches_nothing():
+    capacity = Capacity(5_000.0, 2.0, 50.0)
+    for _ in range(200):
+        capacity.did(10.0)
+        capacity.look(0.05, saturated=False)
+    assert capacity.per_second == 5_000
+    for _ in range(200):
+        capacity.did(50.0)
+        capacity.look(0.05, saturated=True)
+    assert 1_000 < capacity.per_second < 1_100
+
+
 # ---- appointments
 
 
 @untimed
 @given(st.floats(1, 1_000), st.lists(st.tuples(pauses, st.floats(0, 1)), min_size=1, max_size=200))
 def test_an_appointment_is_within_its_bounds(rate, asked):
-    appointments, now = Appointments(rate, 5, 60), 0.0
+    appointments, now = Appointments(5, 60), 0.0
     for pause, chance in asked:
         now += pause
-        assert 5 <= appointments.make(now, chance) <= 60
+        assert 5 <= appointments.make(now, chance, rate) <= 60
 
 
 @untimed
 @given(st.integers(1, 100), st.integers(1, 2_000))
 def test_no_second_is_promised_to_more_than_can_be_served(rate, count):
-    appointments = Appointments(rate, 5, 10_000)
-    told = [appointments.make(0.0, 0.0) for _ in range(count)]
+    appointments = Appointments(5, 10_000)
+    told = [appointments.make(0.0, 0.0, rate) for _ in range(count)]
     assert all(told.count(second) <= rate + 1 for second in set(told) - {5})
     assert max(told) <= 5 + count / rate + 1
     assert told == sorted(told)
 
 
 def test_a_queue_of_the_longest_wait_does_not_grow_and_spreads_over_its_later_half():
-    appointments = Appointments(1.0, 5, 60)
-    told = [appointments.make(0.0, number % 100 / 100) for number in range(1_000)]
+    appointments = Appointments(5, 60)
+    told = [appointments.make(0.0, number % 100 / 100, 1.0) for number in range(1_000)]
     assert {30, 31, 45, 59} <= set(told[100:])
     assert min(told[100:]) == 30
-    assert appointments.make(60.0, 0.0) == 5, "what nobody was told is no wait for others"
+    assert appointments.make(60.0, 0.0, 1.0) == 5, "what nobody was told is no wait for others"
 
 
 def test_a_storm_is_over_when_the_last_appointment_has_passed():
-    appointments = Appointments(1.0, 5, 60)
+    appointments = Appointments(5, 60)
     assert not appointments.busy(0.0, 10)
     for _ in range(20):
-        appointments.make(100.0, 0.0)
+        appointments.make(100.0, 0.0, 1.0)
     assert appointments.busy(129.9, 10)
     assert not appointments.busy(130.0, 10)
 

@@ -108,8 +108,22 @@ async def test_a_refused_report_keeps_its_connection(make_site):
     assert "connection" not in refused.headers
 
 
+async def test_a_slower_gateway_asks_its_devices_back_more_slowly(make_site):
+    told = {}
+    for served in (0, 50):
+        site = make_site(overload_requests=8, shed_return_share=1.0)
+        limits = site.gateway._limits
+        limits.beat(0.0, 2)
+        for _ in range(200):  # ten seconds of a storm
+            limits.beat(0.0, 2)
+            limits._capacity.did(served)
+            site.now += 0.05
+        told[served] = [site.gateway._limits.put_off() for _ in range(1_000)][-1]
+    assert told[0] > told[50] >= 5
+
+
 async def test_a_report_that_cannot_be_stored_is_put_off_with_jitter_like_every_other(make_site):
-    site = make_site(device_burst=100, address_burst=1_000, shed_return_rate=1.0)
+    site = make_site(device_burst=100, address_burst=1_000, shed_return_share=0.0002)
     site.facts.error = ConnectionRefusedError("the broker is away")
     told = [int((await site.feedback("dev-1")).headers["retry-after"]) for _ in range(10)]
     assert told == sorted(told)
