@@ -96,3 +96,25 @@ async def test_a_campaign_does_not_get_the_devices_of_another_one_before_their_e
     assert len(await race.world.offered(second.campaign_no)) == DEVICES
     verdict = await race.judge()
     assert verdict.clean, verdict
+
+
+async def test_a_device_that_was_written_off_and_is_in_trial_after_all_is_nobodys_but_its_campaigns(race, decisions):
+    first, second, third = [await launch(race, number) for number in range(3)]
+    await offer(decisions, [first], T0)
+    offered = await race.world.offered(first.campaign_no)
+    await asyncio.gather(*(race.world.offers.start(*item) for item in offered.items()))
+    late = await race.world.value("SELECT max(started_at) FROM assignment") + 20_000
+    await decisions.sweep(first.campaign_id, late, late)
+    await offer(decisions, [second], late)
+    assert len(await race.world.offered(second.campaign_no)) == DEVICES
+    for item in offered.items():
+        race.world.fact(*item, d.INSTALLED, late + 1)  # recorded before anybody could tell it of another image
+    await race.world.project()
+    await decisions.sweep(second.campaign_id, late + 60_000, late + 60_000)
+    assert (
+        await race.world.value("SELECT count(*) FROM device_slot WHERE campaign_no = $1", first.campaign_no) == DEVICES
+    )
+    await offer(decisions, [second, third], late + 200_000)
+    assert await race.world.value("SELECT count(*) FROM assignment WHERE state = 'offered'") == 0
+    verdict = await race.judge()
+    assert verdict.clean, verdict
