@@ -22,7 +22,7 @@ from tests.bench.simulated import simulate
 from tests.support.skipping import skipping_server
 
 FIRST_OFFERS: Final = 500
-"""In flight at first: one slice of the worker."""
+"""In flight at first: one slice of the worker, or the whole canary of a small fleet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ async def _launch(size: Size, say: Say) -> dict[str, Any]:
                 await campaigns.launch(campaign_id, actor="ann", command_id=uuid4().hex)
             opened_at, _ = await reached(lambda: _events(conn, campaign_id, "PhaseOpened"), 1)
             first_at, _ = await reached(lambda: _offers(conn), 1, 0.01)
-            full_at, offers = await reached(lambda: _offers(conn), FIRST_OFFERS, 0.01)
+            full_at, offers = await reached(lambda: _offers(conn), min(FIRST_OFFERS, preview.phases[0].size), 0.01)
             used = cpu.used()
             queued = await conn.fetchval("SELECT count(*) FROM offer_queue")
             assigned = await conn.fetchval("SELECT count(*) FROM assignment")
