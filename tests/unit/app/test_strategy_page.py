@@ -1,0 +1,28 @@
+"""The plans on the page about rollout strategy can be submitted as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.domain.dossier import validate_against
+from orchestrator.domain.plan import parse_plan
+
+ROOT = Path(__file__).parents[3]
+PLAN = yaml.safe_load((ROOT / "deploy" / "demo_data" / "plan.yaml").read_text(encoding="utf-8")) | {"release": "rel_1"}
+BLOCKS = re.findall(
+    r"```yaml\n(.*?)```", (ROOT / "deploy" / "docs" / "strategy.md").read_text(encoding="utf-8"), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_an_example_fits_a_fleet(block):
+    plan = parse_plan(PLAN | yaml.safe_load(block))
+    assert validate_against(plan, strata_sizes={"a": 600, "b": 400}, release_models={"m"}) == []
+
+
+def test_the_page_has_examples():
+    assert len(BLOCKS) == 4
