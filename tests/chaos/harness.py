@@ -6,9 +6,7 @@ Everything that is drawn comes from one seed, which a failing run prints.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -25,14 +23,13 @@ from orchestrator.client.errors import ApiError
 from orchestrator.config import Settings
 from orchestrator.demo.operators import AUTHOR
 from orchestrator.demo.scenario import FACTORY, Play
-from orchestrator.demo.system import FLEET_STOP_TIMEOUT, System
-from orchestrator.demo.world import World, make_world
-from orchestrator.devstack.process import Command, ProcessRef, spawn
-from orchestrator.devstack.roles import ROLES, Roles, RoleStatus, ota_run
+from orchestrator.demo.world import make_world
+from orchestrator.devstack.roles import ROLES
 from orchestrator.failpoints import deaths
 from tests.chaos import injection
 from tests.chaos.callers import Callers
 from tests.chaos.planted import DEFECTS
+from tests.chaos.system import ChaosSystem
 from tests.support.oracle import Evidence, Verdict, judge
 from tests.support.role import running
 from tests.support.witnesses import Flash, Truth, read_tables, read_topic
@@ -71,64 +68,6 @@ def plan(**changes: Any) -> dict[str, Any]:
         "retry": {"max_attempts": 3},
     }
     return base | changes
-
-
-class ChaosSystem(System):
-    """A system whose roles may hold a planted defect, and whose fleet writes down its flash."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, str], defect: str | None) -> None:
-        super().__init__(folder, settings, keep=False, say=lambda _: None)
-        self._defect = defect
-        self.flash_file = self.state_dir / "flash.json"
-
-    def start(self) -> None:
-        with self._changing:
-            self._stack.up()
-            self._prepare()
-            self._roles = Roles(self.state_dir, self.env, command=self._run)
-            self._roles.start()
-
-    def _run(self, role: str) -> tuple[str, ...]:
-        if self._defect is None:
-            return tuple(ota_run(role))
-        return (sys.executable, "-P", "-m", "tests.chaos.planted", self._defect, role)
-
-    def start_fleet(self, world: World) -> None:
-        argv = [sys.executable, "-P", "-m", "tests.chaos.fleet", str(self.flash_file), "--gateway", self.url("gateway")]
-        argv += ["--devices", str(world.fleet_file), "--traits", str(world.traits_file)]
-        argv += ["--truth", str(self.truth_file), "--counts", str(self._counts_file)]
-        self._fleet = spawn(
-            Command("the fleet", tuple(argv), self.logs / "fleet.log", dict(os.environ), self.state_dir),
-            die_with_parent=True,
-        )
-
-    def stop_fleet(self) -> None:
-        if self._fleet:
-            self._fleet.stop(signal.SIGTERM, FLEET_STOP_TIMEOUT)
-            self._fleet = None
-
-    def role(self, name: str) -> RoleStatus:
-        return self._role(name)
-
-    def process(self, role: str) -> ProcessRef | None:
-        return self._role(role).process
-
-    def server(self, name: str) -> int:
-        """Process id of a server of the stack."""
-        return self._stack.pids()[name]
-
-    def kill_server(self, name: str, away: float) -> None:
-        """SIGKILL a server of the stack and start it again after ``away`` seconds."""
-        self._stack.kill(name)
-        time.sleep(away)
-        self._stack.restart(name)
-
-    def forget_workflows(self) -> None:
-        """Delete Temporal's database while it is down."""
-        self._stack.kill("temporal")
-        for file in (self.state_dir / "temporal").glob("temporal.db*"):
-            file.unlink()
-        self._stack.restart("temporal")
 
 
 class Harness:
@@ -170,7 +109,7 @@ class Harness:
             **(settings or {}),
             "OTA_POLL_INTERVAL": "2",
             # A killed process is missed sooner than in earnest, so that more of them can be killed.
-            "OTA_WORKER_HEARTBEAT_MS": "2500",
+            "OTA_WORKER_HEARTBEAT_MS": "1500",
             "OTA_IDEMPOTENCY_LEASE_MS": "2000",
             "OTA_FAILPOINTS": failpoints,
             "OTA_FAILPOINT_LOG": str(self._fail_log),
@@ -303,18 +242,21 @@ class Harness:
     async def killing(
         self, roles: tuple[str, ...] = ROLES, pause: tuple[float, float] = (0.5, 3.0)
     ) -> AsyncIterator[None]:
-        """SIGKILL roles at random times meanwhile; each is back before the next dies."""
+        """SIGKILL ready roles that have work, at random times meanwhile. Several may be away at once; all are back at the end."""
 
         async def kill() -> None:
             while True:
                 await asyncio.sleep(self.dice.uniform(*pause))
                 role = self.dice.choice(roles)
                 async with self._busy:
-                    self.kills[f"{role} at random"] += await self._has_work(role)
-                    await asyncio.to_thread(self.system.crash, role)
+                    if self.system.role(role).state == "ready" and await self._has_work(role):
+                        self.kills[f"{role} at random"] += 1
+                        self.system.kill(role)
 
         async with _meanwhile(kill()):
             yield
+        for role in roles:
+            await asyncio.to_thread(self.system.wait_ready, role)
 
     async def server_dies(self, name: str, away: float = 1.0) -> None:
         """SIGKILL and restart PostgreSQL, the broker or Temporal."""

@@ -36,6 +36,9 @@ LIKELY = {
 }
 """Probability of a death at one pass of a role's failpoints: five within one or two campaigns of 150 devices."""
 
+PATIENT = {"name": "patient", "scope": "campaign", "p0": 0.6, "alpha": 0.01}
+"""A halt rule for which even the bad release is good enough, so that the campaign goes on."""
+
 ROUNDS = 8
 RANDOM_KILLS = 30
 RANDOM_ROUNDS = 30
@@ -84,8 +87,8 @@ async def test_roles_that_are_killed_at_random_times(make_harness):
     harness = make_harness(devices=200)
     async with harness.up():
         for _, play in zip(range(RANDOM_ROUNDS), plays(), strict=False):
-            async with harness.killing(pause=(0.2, 2.0)):
-                campaign = await harness.launch(play, confirm_deadline="120s")
+            async with harness.killing(pause=(0.5, 3.0)):
+                campaign = await harness.launch(play, confirm_deadline="120s", halt=[PATIENT])
                 async with harness.people(campaign):
                     await harness.ended(campaign, PATIENCE)
             if harness.kills.total() >= RANDOM_KILLS:
@@ -143,7 +146,7 @@ async def test_strata_that_are_halted_alone_get_nothing_more_and_the_others_go_o
     harness = make_harness(devices=150)
     alone = {"name": "strata", "scope": "stratum", "p0": 0.02, "alpha": 0.006, "halts": "stratum"}
     async with harness.up():
-        async with harness.killing(pause=(0.2, 2.0)):
+        async with harness.killing(pause=(0.5, 3.0)):
             campaign = await harness.launch(Play.BAD, confirm_deadline="120s", halt=[alone])
             assert await harness.ended(campaign, PATIENCE) == "completed"
         await judged(harness)
@@ -181,7 +184,7 @@ async def _trouble(harness: Harness, kind: str, campaign: str) -> None:
     a_while = harness.dice.uniform(3, 8)
     match kind:
         case "roles":
-            async with harness.killing(pause=(0.2, 2.0)):
+            async with harness.killing(pause=(0.5, 3.0)):
                 await asyncio.sleep(a_while)
         case "server":
             await harness.server_dies(harness.dice.choice(("postgres", "kafka", "temporal")))
