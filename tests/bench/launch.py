@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import asyncpg
+import msgspec
 
 from orchestrator.bootstrap import local_services
 from orchestrator.domain.plan import parse_plan
@@ -117,7 +118,7 @@ async def _launch(size: Size, say: Say) -> dict[str, Any]:
             used = cpu.used()
             queued = await conn.fetchval("SELECT count(*) FROM offer_queue")
             assigned = await conn.fetchval("SELECT count(*) FROM assignment")
-            enrolled: Any = await conn.fetchval("SELECT enrolment FROM campaign")
+            enrolled = msgspec.json.decode(await conn.fetchval("SELECT enrolment::text FROM campaign") or "{}")
             pids = servers.pids(roles)
             return {
                 "devices": size.devices,
