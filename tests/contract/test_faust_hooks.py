@@ -21,6 +21,9 @@ HOOKS = {
     (driver.Consumer, "_to_message"): "7c24f6511b2fcef7",
     (driver.Consumer, "_new_consumer_thread"): "0870ec53dea75083",
     (driver.Consumer, "_add_gap"): "4df2573ded7c1c2c",
+    (driver.Consumer, "_new_offset"): "1d2c7ea89a7ad4f1",
+    (driver.Consumer, "wait_first"): "feade6a31f8a6789",
+    (driver.Consumer, "_drain_messages"): "44a2500309e83c63",
     (driver.Consumer, "seek_to_committed"): "f1d483b861b0328b",
     (driver.Consumer, "perform_seek"): "0e8c130ff4b0afd8",
     (driver.AIOKafkaConsumerThread, "_create_worker_consumer"): "c2701bfc3e6f6cad",
@@ -39,7 +42,17 @@ def test_a_hook_is_the_one_that_was_read(hook, digest):
 
 
 @pytest.mark.parametrize(
-    "name", ["_getmany", "_to_message", "_new_consumer_thread", "_add_gap", "seek_to_committed", "sleep"]
+    "name",
+    [
+        "_getmany",
+        "_to_message",
+        "_new_consumer_thread",
+        "_add_gap",
+        "_new_offset",
+        "wait_first",
+        "seek_to_committed",
+        "sleep",
+    ],
 )
 def test_the_transport_overrides_what_faust_calls(name):
     assert name in vars(transport.BatchConsumer)
