@@ -119,16 +119,30 @@ def processes() -> dict[int, ProcessTimes]:
 
 def tree_seconds(root: int, found: Mapping[int, ProcessTimes]) -> float:
     """CPU seconds of a process, its descendants, and the descendants that were reaped."""
+    return sum(found[pid].seconds for pid in _tree([root], found))
+
+
+def _tree(roots: Iterable[int], found: Mapping[int, ProcessTimes]) -> set[int]:
     children: dict[int, list[int]] = {}
     for pid, times in found.items():
         children.setdefault(times.parent, []).append(pid)
-    total, waiting = 0.0, [root]
+    seen: set[int] = set()
+    waiting = list(roots)
     while waiting:
         pid = waiting.pop()
-        if pid in found:
-            total += found[pid].seconds
+        if pid in found and pid not in seen:
+            seen.add(pid)
             waiting += children.get(pid, ())
-    return total
+    return seen
+
+
+def machine_seconds(text: str) -> tuple[float, float]:
+    """CPU seconds that were used and that there were, over all cores: the first line of ``/proc/stat`` (proc(5)).
+
+    Waiting for a disk is idle; what a hypervisor kept from the machine counts as used, by others.
+    """
+    ticks = [int(value) for value in text.split(maxsplit=9)[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / TICK, sum(ticks) / TICK
 
 
 class Cpu:
@@ -136,14 +150,23 @@ class Cpu:
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = dict(pids)
-        self._before = self._read()
+        self._before, self._measured, self._machine = self._read()
 
     def used(self) -> dict[str, float]:
-        return {name: max(0.0, now - self._before[name]) for name, now in self._read().items()}
+        return {name: max(0.0, now - self._before[name]) for name, now in self._read()[0].items()}
 
-    def _read(self) -> dict[str, float]:
+    def other_work(self) -> float:
+        """Share of the machine that went to processes that have no part in the measurement."""
+        _, measured, (used, there_was) = self._read()
+        before_used, before = self._machine
+        others = (used - before_used) - (measured - self._measured)
+        return round(max(0.0, others) / max(there_was - before, 1e-9), 3)
+
+    def _read(self) -> tuple[dict[str, float], float, tuple[float, float]]:
         found = processes()
-        return {name: tree_seconds(pid, found) for name, pid in self._pids.items()}
+        named = {name: tree_seconds(pid, found) for name, pid in self._pids.items()}
+        measured = sum(found[pid].seconds for pid in _tree([os.getpid(), *self._pids.values()], found))
+        return named, measured, machine_seconds(Path("/proc/stat").read_text(encoding="ascii"))
 
 
 def per_unit(used: Mapping[str, float], units: float) -> dict[str, float]:

@@ -242,7 +242,7 @@ async def run(size: Size, say: Say) -> dict[str, Any]:
                 loading.cancel()
                 await asyncio.gather(loading, return_exceptions=True)
                 await runs.stop()
-            used = cpu.used()
+            used, other_work = cpu.used(), cpu.other_work()
             commits, lasts = [halt.commit_ms for halt in halts], [halt.last_offer_ms for halt in halts]
             return {
                 "runs": len(halts),
@@ -257,6 +257,7 @@ async def run(size: Size, say: Say) -> dict[str, Any]:
                 "rate_seen": round(rate_seen),
                 "background_devices": size.devices,
                 "cpu_seconds": {name: round(seconds, 1) for name, seconds in used.items()},
+                "other_work": other_work,
                 **await circumstances(servers, before),
             }
         finally:

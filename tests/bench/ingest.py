@@ -18,7 +18,7 @@ import msgspec
 from orchestrator.adapters.kafka.topics import DEVICE_EVENTS
 from orchestrator.adapters.sql.engine import make_engine
 from tests.bench import fleet
-from tests.bench.common import Bed, Cpu, Say, bed, child, circumstances, per_unit, profiled, ratio, reached
+from tests.bench.common import Bed, Cpu, Say, bed, child, circumstances, peak_rss_mb, per_unit, profiled, ratio, reached
 
 PROFILED = "fleet_profiled"
 
@@ -48,6 +48,9 @@ class Steady:
     events: float
     seconds: float
     cpu: Mapping[str, float]
+    other_work: float
+    peak_rss_mb: float
+    """Of the process under measurement, servers apart."""
 
     def report(self) -> dict[str, Any]:
         return {
@@ -55,21 +58,31 @@ class Steady:
             "seconds": round(self.seconds, 2),
             "events_per_second": round(self.events / self.seconds),
             "cpu_us_per_event": per_unit(self.cpu, self.events),
+            "other_work": self.other_work,
+            "peak_rss_mb": self.peak_rss_mb,
         }
 
 
-async def _steady(progress: Callable[[], Awaitable[float]], pids: Mapping[str, int], warm: int, total: int) -> Steady:
+async def _steady(
+    progress: Callable[[], Awaitable[float]], pids: Mapping[str, int], subject: str, warm: int, total: int
+) -> Steady:
     began, first = await reached(progress, warm)
     cpu = Cpu(pids)
     ended, last = await reached(progress, total)
-    return Steady(events=last - first, seconds=ended - began, cpu=cpu.used())
+    return Steady(
+        events=last - first,
+        seconds=ended - began,
+        cpu=cpu.used(),
+        other_work=cpu.other_work(),
+        peak_rss_mb=peak_rss_mb(pids[subject]),
+    )
 
 
 async def _ours(bed: Bed, url: str, size: Size) -> Steady:
     conn = await asyncpg.connect(url)
     try:
         roles = await bed.start("projector", OTA_DATABASE_URL=url)
-        steady = await _steady(lambda: _projected(conn), bed.pids(roles), size.warm, size.events)
+        steady = await _steady(lambda: _projected(conn), bed.pids(roles), "projector", size.warm, size.events)
         await bed.stop(roles)
         return steady
     finally:
@@ -91,7 +104,7 @@ async def _vanilla(bed: Bed, url: str, mode: str, warm: int, total: int) -> Stea
 
     topic = bed.settings.device_events_topic
     async with child("vanilla", mode, bed.settings.kafka_bootstrap, topic, url, folder) as process:
-        return await _steady(progress, {**bed.pids(), "agent": process.pid}, warm, total)
+        return await _steady(progress, {**bed.pids(), "agent": process.pid}, "agent", warm, total)
 
 
 async def _profile(bed: Bed, url: str, events: int) -> dict[str, Any]:
@@ -100,7 +113,8 @@ async def _profile(bed: Bed, url: str, events: int) -> dict[str, Any]:
     try:
         async with profiled("projector", out, bed.env(OTA_DATABASE_URL=url)):
             await reached(lambda: _projected(conn), events)
-        return msgspec.json.decode(out.read_bytes())
+        found = msgspec.json.decode(out.read_bytes())
+        return {**found, "cpu_us_per_event_by_step": per_unit(found["cpu_seconds_by_step"], events)}
     finally:
         await conn.close()
 

@@ -139,6 +139,7 @@ async def run(size: Size, say: Say) -> dict[str, Any]:
                 "rate_asked": size.rate,
                 "rate_seen": round(len(watch.acknowledged) / seconds),
                 "cpu_us_per_event": per_unit(used, len(watch.acknowledged)),
+                "other_work": cpu.other_work(),
                 "generator_cpu_us": round((time.process_time() - own) * 1e6 / len(watch.acknowledged), 1),
                 **await circumstances(servers, before),
             }

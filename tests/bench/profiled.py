@@ -63,10 +63,14 @@ STEPS: Final = {
 """By role. Of a stack, from the innermost frame outwards, the first that is one of these says which step it belongs to."""
 
 
+EVENT_LOOP: Final = {"projector": "driver", "gateway": "event loop"}
+"""Step of a stack with nothing above the loop: compiled code has no frames, so this is the loop's and what it calls of asyncpg's."""
+
+
 def step_of(role: str, frames: list[tuple[str, str]]) -> str:
     """The step of a stack of (file, function), innermost first."""
-    if frames and frames[0][1] == "select" and frames[0][0].endswith("selectors.py"):
-        return OTHER_THREADS
+    if frames and frames[0][0].endswith(("uvloop/__init__.py", "asyncio/runners.py")):
+        return EVENT_LOOP[role]
     for file, function in frames:
         for part, name, step in STEPS[role]:
             if part in file and (not name or function == name):
@@ -86,36 +90,42 @@ class Watcher:
     """Looks at the main thread's stack whenever the process has used another ``PAUSE`` seconds of CPU.
 
     By signal, not from a thread: a thread gets its turn when the main one lets go of the interpreter, so it would see nothing but
-    system calls. A look at a main thread that waits was earned by another thread; in the projector that is the one that fetches.
+    system calls. What the main thread used since the last look goes to its stack, the rest to the other threads; in the projector that
+    is the one that fetches.
     """
 
     def __init__(self, role: str) -> None:
         self._role = role
-        self._steps: Counter[str] = Counter()
-        self._lines: Counter[str] = Counter()
+        self._steps: dict[str, float] = defaultdict(float)
+        self._lines: dict[str, float] = defaultdict(float)
+        self._seen = (0.0, 0.0)
 
     def start(self) -> None:
+        self._seen = (time.thread_time(), time.process_time())
         signal.signal(signal.SIGPROF, self._look)
         signal.setitimer(signal.ITIMER_PROF, PAUSE, PAUSE)
 
     def _look(self, _: int, frame: FrameType | None) -> None:
+        seen = (time.thread_time(), time.process_time())
+        main, process = (now - before for now, before in zip(seen, self._seen, strict=True))
+        self._seen = seen
         frames = _frames(frame)
         # Modules are loaded once, whatever is measured afterwards.
         if any(file.startswith("<frozen importlib") for file, _ in frames):
             return
-        step = step_of(self._role, frames)
-        self._steps[step] += 1
-        if step != OTHER_THREADS:
-            self._lines["/".join(frames[0][0].split("/")[-2:]) + f":{frames[0][1]}"] += 1
+        self._steps[step_of(self._role, frames)] += main
+        self._steps[OTHER_THREADS] += max(0.0, process - main)
+        self._lines["/".join(frames[0][0].split("/")[-2:]) + f":{frames[0][1]}"] += main
 
     def stop(self) -> dict[str, Any]:
-        """CPU seconds by step, and the functions that were seen most, as shares of all looks."""
+        """CPU seconds by step, and the functions that used most, as shares of all."""
         signal.setitimer(signal.ITIMER_PROF, 0)
         total = sum(self._steps.values()) or 1
+        steps, lines = (Counter(found).most_common(25) for found in (self._steps, self._lines))
         return {
-            "cpu_seconds_by_step": {step: round(n * PAUSE, 2) for step, n in self._steps.most_common()},
-            "cpu_share_by_step": {step: round(n / total, 3) for step, n in self._steps.most_common()},
-            "innermost_share": {line: round(n / total, 3) for line, n in self._lines.most_common(25)},
+            "cpu_seconds_by_step": {step: round(seconds, 2) for step, seconds in steps},
+            "cpu_share_by_step": {step: round(seconds / total, 3) for step, seconds in steps},
+            "innermost_share": {line: round(seconds / total, 3) for line, seconds in lines},
         }
 
 

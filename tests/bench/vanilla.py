@@ -2,7 +2,7 @@
 
 ``take``: ``take(1000)`` and one statement per batch; ``event``: one statement per event. Both decode with ``faust.Record``,
 commit Kafka offsets, and do nothing else: no position in the database, no counters, no verdict, no timeline. Its consumer
-fetches as the projector's does, its connection has the same pinned plans.
+fetches as the projector's does, its connection has the same pinned plans, its event loop is the same.
 
 Run as ``python -m tests.bench.vanilla MODE BOOTSTRAP TOPIC DATABASE_URL FOLDER``; the count of written events is in
 ``FOLDER/count``, 8 bytes.
@@ -24,6 +24,7 @@ warnings.simplefilter("ignore")
 
 import asyncpg  # noqa: E402 - Faust's imports warn
 import faust  # noqa: E402
+import uvloop  # noqa: E402
 from faust.transport.drivers import aiokafka as base  # noqa: E402
 from yarl import URL  # noqa: E402
 
@@ -78,13 +79,14 @@ def row(event: Event) -> tuple[int, int, int, str, int]:
 
 
 def main(mode: str, bootstrap: str, topic_name: str, url: str, folder: Path) -> None:
+    uvloop.install()  # as the projector does
     broker = f"kafka://{bootstrap}"
     app = faust.App(
         f"vanilla-{mode}-{time.time_ns()}",
         broker=broker,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=4 << 20,
-        broker_max_poll_records=5_000,
+        broker_max_poll_records=FetchSettings().max_records,
         broker_session_timeout=10.0,
         broker_heartbeat_interval=1.0,
         stream_buffer_maxsize=4_096,

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.common import ProcessTimes, parse_stat, per_unit, percentile, ratio, stride, tree_seconds
+from tests.bench.common import (
+    ProcessTimes,
+    machine_seconds,
+    parse_stat,
+    per_unit,
+    percentile,
+    ratio,
+    stride,
+    tree_seconds,
+)
 from tests.bench.load import action_of
 from tests.bench.profiled import step_of
 
@@ -54,6 +63,11 @@ def test_cpu_of_a_tree_is_that_of_all_its_descendants_and_of_nobody_else():
     assert tree_seconds(99, found) == 0.0
 
 
+def test_what_the_machine_used_leaves_out_idling_and_waiting_for_disks():
+    used, there_was = machine_seconds("cpu  100 20 30 800 50 5 6 7 99 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    assert (used, there_was) == (pytest.approx(1.68), pytest.approx(10.18))
+
+
 def test_cpu_per_unit_adds_up():
     assert per_unit({"gateway": 0.5, "kafka": 1.5}, 1_000) == {"gateway": 500.0, "kafka": 1500.0, "all": 2000.0}
 
@@ -72,7 +86,8 @@ def test_a_poll_names_the_action_of_its_link():
 @pytest.mark.parametrize(
     ("frames", "step"),
     [
-        ([("/lib/selectors.py", "select"), ("/lib/asyncio/base_events.py", "_run_once")], "other threads"),
+        ([("/v/uvloop/__init__.py", "run"), ("/r/tests/bench/profiled.py", "main")], "driver"),
+        ([("/lib/json.py", "loads"), ("/v/uvloop/__init__.py", "run")], "other"),
         ([("/r/orchestrator/adapters/sql/rows.py", "lock")], "read"),
         ([("/v/asyncpg/connection.py", "fetch"), ("/r/orchestrator/adapters/sql/rows.py", "lock")], "driver"),
         ([("/r/schemas/x.py", "f"), ("/r/orchestrator/adapters/sql/fact_batch.py", "read_batch")], "decode"),
