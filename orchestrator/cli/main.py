@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from contextlib import suppress
 from typing import NoReturn
 
@@ -86,6 +87,8 @@ def run() -> NoReturn:
         code = end.code if isinstance(end.code, int) else (ExitCode.DONE if end.code is None else ExitCode.UNEXPECTED)
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
+    except Exception:  # noqa: BLE001 - a defect: the interpreter, which would show it, does not get to it any more
+        traceback.print_exc()
     finally:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):

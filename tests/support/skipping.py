@@ -42,7 +42,8 @@ async def skipping_server(*settings: str) -> AsyncIterator[Client]:
         data_converter=pydantic_data_converter,
         dev_server_existing_path=program(),
         dev_server_extra_args=[
-            word for setting in (*SERVER_SETTINGS, *settings) for word in ("--dynamic-config-value", setting)
+            *("--output", "none"),  # it would greet on our standard output
+            *(word for setting in (*SERVER_SETTINGS, *settings) for word in ("--dynamic-config-value", setting)),
         ],
         dev_server_log_level="error",
     )

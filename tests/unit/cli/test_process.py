@@ -32,6 +32,13 @@ def test_the_interpreter_does_not_clean_up_because_temporals_threads_would_abort
     assert "cleaned up" not in done.stdout
 
 
+def test_a_defect_is_shown_and_ends_with_a_status_of_its_own():
+    script = "from orchestrator.cli import main; main.app = lambda: 1 / 0; main.run()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
 def test_a_setting_that_is_not_valid_is_named(tmp_path):
     done = run("migrate", OTA_API_PORT="eighty")
     assert done.returncode == 2
