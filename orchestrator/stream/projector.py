@@ -1,5 +1,8 @@
 """The projector role: claims, lanes, retries, and when to give up.
 
+A batch is applied only after the broker, asked after the fetch, said that the topic is still the one that was claimed: a topic made
+anew that has grown past the position would else be read on as if nothing had happened.
+
 Nothing may raise out of the agent, because Faust acknowledges what an agent raised on. So a transient database error repeats the same
 deliveries with capped back-off; lost ownership or a broken chain ends the process (exit 9), which claims again when it is
 restarted; a damaged log ends it with exit 5, which no supervisor should answer with a restart loop.
@@ -20,14 +23,14 @@ from typing import Any
 
 import faust
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
-from orchestrator.adapters.kafka.topic_ids import topic_ids
+from orchestrator.adapters.kafka.topic_ids import Incarnation
 from orchestrator.adapters.sql.engine import RETRYABLE
 from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
 from orchestrator.adapters.sql.positions import BrokenChainError, FencedError, LogDamageError, LogIdentity
@@ -48,6 +51,9 @@ BUFFER = 64
 
 MAX_BACKOFF = 2.0
 """Seconds between attempts while the database is away."""
+
+MISSING_LIMIT = 5.0
+"""Seconds for which the topic may seem not to exist: a broker that has just started may not have heard of it yet."""
 
 IDLE_LIMIT = 60.0
 """Seconds without any assignment after which the process gives up: a recreated topic leaves Faust idling for ever."""
@@ -83,6 +89,9 @@ class Projector:
             Lane(partial(self._apply, projection), batch=batch, linger=linger) for projection in self._projections
         ]
         self._observe = observe or (lambda _applied, _seconds: None)
+        self._incarnation = Incarnation(settings.kafka_bootstrap, self._topic)
+        self._asking = asyncio.Lock()
+        self._claimed: LogIdentity | None = None
 
     async def claim(self, bounds: Mapping[int, tuple[int, int]]) -> dict[int, int]:
         async with AsyncExitStack() as idle:
@@ -94,6 +103,7 @@ class Projector:
                 for number, projection in enumerate(self._projections):
                     own = {p: limits for p, limits in bounds.items() if p % LANES == number}
                     claimed |= await _persist(partial(projection.claim, identity, own))
+                self._claimed = identity
             except LogDamageError as error:
                 leave(ExitCode.LOG_DAMAGED, error)
                 raise
@@ -108,12 +118,14 @@ class Projector:
         """Let the transactions under way end and begin no other."""
         for lane in self._lanes:
             await lane.stop()
+        await self._incarnation.stop()
 
     async def _apply(self, projection: FactProjection, deliveries: Sequence[Delivery]) -> None:
         """Apply and commit; returns only when it is done."""
         # One span per batch, linked to a few of the reports in it: a span per record would outweigh the work.
         links = links_of(record.headers for item in deliveries for record in item.records if record.headers)
         try:
+            await self._check_incarnation()
             with _tracer.start_as_current_span(f"process {self._topic}", kind=SpanKind.CONSUMER, links=links) as span:
                 begun = time.perf_counter()
                 applied = await _persist(partial(projection.apply, deliveries))
@@ -128,16 +140,32 @@ class Projector:
             log.exception("projector.failed")
             leave(ExitCode.CRASHED, error)
 
+    async def _check_incarnation(self) -> None:
+        """Raises LogDamageError if what was fetched may be of another topic than the one that was claimed."""
+        identity = await self._identity()
+        if self._claimed is not None and identity != self._claimed:
+            raise LogDamageError(
+                f"{self._topic}: it was made anew while it was read. Claimed was topic id {self._claimed.topic_id} of cluster"
+                f" {self._claimed.cluster_id}, the broker has {identity.topic_id} of {identity.cluster_id}."
+            )
+
     async def _identity(self) -> LogIdentity:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._settings.kafka_bootstrap)
-        await admin.start()
-        try:
-            cluster, found = await topic_ids(admin._client, [self._topic])  # noqa: SLF001
-        finally:
-            await admin.close()
-        if self._topic not in found:
-            raise LogDamageError(f"The topic {self._topic} does not exist.")
-        return LogIdentity(cluster_id=cluster, topic_id=found[self._topic].topic_id)
+        """Which incarnation the topic is now; waits for a broker that is away. Raises LogDamageError if there is no topic."""
+        pause, missing_since = 0.05, None
+        while True:
+            try:
+                async with self._asking:  # the lanes share its connection
+                    identity = await self._incarnation.now()
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning("projector.broker_away", error=repr(error), pause=pause)
+            else:
+                if identity is not None:
+                    return identity
+                missing_since = missing_since or time.monotonic()
+                if time.monotonic() - missing_since > MISSING_LIMIT:
+                    raise LogDamageError(f"The topic {self._topic} does not exist.")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, MAX_BACKOFF)
 
 
 async def _persist(attempt: Callable[[], Any]) -> Any:

@@ -26,6 +26,7 @@ from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.facts import PROJECTION
 from orchestrator.adapters.sql.locks import own_control
 from orchestrator.adapters.sql.rules import RulesCache
+from orchestrator.adapters.sql.shadow import drop_shadow
 from orchestrator.app.ports import Meta, Standing
 from orchestrator.domain import campaign as c
 from orchestrator.domain.assignment import ACTIVE, Assignment, State, loss, observe
@@ -109,7 +110,7 @@ async def accept(
         raise PartitionNotFoundError(f"{topic} has partitions 0 to {max(log.bounds)}.")
     async with transaction(engine) as conn:
         # An unfinished rebuild has read the log as it was. Its tables come first of all locks: it takes positions while it holds them.
-        await conn.execute("DROP SCHEMA IF EXISTS rebuild CASCADE")
+        await drop_shadow(conn)
         bookmark = await _own_position(conn, topic, wanted.partition, log)
         stream = fact_archive.stream_of(topic, wanted.partition)
         before = await event_log.read_stream(conn, stream)
