@@ -81,8 +81,8 @@ DO UPDATE SET started = t.started + excluded.started, good = t.good + excluded.g
 _ACTIVE = sorted(ACTIVE)
 _IN_TRIAL = sorted(IN_TRIAL)
 # What ``holds_slot`` says of a row.
-_HOLDERS = """SELECT a.device_no, a.campaign_no, a.attempt, a.action_id FROM unnest($1::int[]) u(d)
-JOIN assignment a ON a.device_no = u.d
+_HOLDERS = """SELECT a.device_no, a.campaign_no, a.attempt, a.progress = ANY($3::text[]) AS in_trial, a.action_id
+FROM unnest($1::int[]) u(d) JOIN assignment a ON a.device_no = u.d
 WHERE a.state = ANY($2::text[]) OR (a.state = 'expired' AND a.progress = ANY($3::text[]))
 ORDER BY a.device_no, a.campaign_no FOR UPDATE OF a"""
 _FREE = "DELETE FROM device_slot WHERE device_no = ANY($1::int[])"
@@ -194,10 +194,11 @@ class Changes:
 
 
 async def settle_slots(conn: asyncpg.Connection, devices: Iterable[int]) -> None:
-    """Give each of these devices' slots to the row that holds it, of several to the one that was offered last; or free it.
+    """Give each of these devices' slots to the row that holds it, or free it.
 
     Two rows may hold: one campaign wrote the device off as silent, the next got it, and then it says that it is in trial of the first.
-    The slot stays taken until both are over. Rows of other campaigns are locked out of order here; such a deadlock is retried.
+    The one in trial has the slot, so what the other offers is hidden; else the one that was offered last. It stays taken until both
+    are over. Rows of other campaigns are locked out of order here; such a deadlock is retried.
     """
     ordered = sorted(devices)
     if not ordered:
@@ -205,7 +206,7 @@ async def settle_slots(conn: asyncpg.Connection, devices: Iterable[int]) -> None
     owners: dict[int, asyncpg.Record] = {}
     for row in await conn.fetch(_HOLDERS, ordered, _ACTIVE, _IN_TRIAL):
         known = owners.get(row["device_no"])
-        if known is None or known["action_id"] < row["action_id"]:
+        if known is None or (known["in_trial"], known["action_id"]) < (row["in_trial"], row["action_id"]):
             owners[row["device_no"]] = row
     free = [device for device in ordered if device not in owners]
     if free:

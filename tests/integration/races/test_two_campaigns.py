@@ -110,6 +110,8 @@ async def test_a_device_that_was_written_off_and_is_in_trial_after_all_is_nobody
     for item in offered.items():
         race.world.fact(*item, d.INSTALLED, late + 1)  # recorded before anybody could tell it of another image
     await race.world.project()
+    for device in offered:  # what the second one offers is hidden at once
+        assert (await race.world.offers.current(device)).campaign_no == first.campaign_no
     await decisions.sweep(second.campaign_id, late + 60_000, late + 60_000)
     assert (
         await race.world.value("SELECT count(*) FROM device_slot WHERE campaign_no = $1", first.campaign_no) == DEVICES

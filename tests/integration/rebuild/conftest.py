@@ -17,7 +17,7 @@ from orchestrator.adapters.sql.positions import LogIdentity
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.config import Settings
 from orchestrator.domain import campaign as c
-from orchestrator.domain.assignment import ACTIVE, Assignment, holds_slot, loss, observe
+from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, holds_slot, loss, observe
 from schemas import device_events as d
 from schemas import registry_events as r
 from schemas.campaign_events import CampaignHalted
@@ -196,13 +196,14 @@ class Story:
                 await ledger.append(conn, entries)
 
     async def slots(self) -> list[tuple[int, int, int]]:
-        """What the slots must be: of the rows that hold a device's slot, the one that was offered last."""
+        """What the slots must be: of the rows that hold a device's slot, the one in trial, else the one that was offered last."""
         held: dict[int, Assignment] = {}
         fields = ", ".join(Assignment.__struct_fields__)
-        for row in await self.world.rows(f"SELECT {fields} FROM assignment ORDER BY action_id"):
-            assignment = msgspec.convert(tuple(row.values()), Assignment)
-            if holds_slot(assignment):
-                held[assignment.device_no] = assignment
+        rows = await self.world.rows(f"SELECT {fields} FROM assignment")
+        found = [msgspec.convert(tuple(row.values()), Assignment) for row in rows]
+        for row in sorted(found, key=lambda row: (row.progress in IN_TRIAL, row.action_id)):
+            if holds_slot(row):
+                held[row.device_no] = row
         return [(no, row.campaign_no, row.attempt) for no, row in sorted(held.items())]
 
     # ---- rebuilds
