@@ -73,7 +73,11 @@ NOTHING: Final = Cut(0, 0, {}, None)
 
 
 async def read_cut(conn: asyncpg.Connection, topic: str) -> Cut:
-    """One statement, so one snapshot also outside of a transaction."""
+    """One statement, so one snapshot also outside of a transaction.
+
+    Raises:
+        LogDamageError: the topic was made anew, and not all of its partitions are read on in the new one.
+    """
     found = await conn.fetch(
         "SELECT e.position AS events, l.position AS decisions, p.partition, p.next_offset, p.topic_id, p.cluster_id"
         " FROM event_head e CROSS JOIN ledger_head l"
@@ -82,9 +86,10 @@ async def read_cut(conn: asyncpg.Connection, topic: str) -> Cut:
         topic,
     )
     facts = {row["partition"]: row["next_offset"] for row in found if row["partition"] is not None}
-    first = found[0]
-    identity = LogIdentity(cluster_id=first["cluster_id"], topic_id=first["topic_id"]) if facts else None
-    return Cut(first["events"], first["decisions"], facts, identity)
+    identities = {LogIdentity(row["cluster_id"], row["topic_id"]) for row in found} if facts else {None}
+    if len(identities) > 1:
+        raise LogDamageError(f"{topic}: the positions belong to {len(identities)} incarnations of the topic.")
+    return Cut(found[0]["events"], found[0]["decisions"], facts, identities.pop())
 
 
 class CatchUp:

@@ -45,7 +45,7 @@ from orchestrator.adapters.sql.shadow import (
 )
 from orchestrator.app.ports import Meta
 from orchestrator.config import Settings
-from orchestrator.errors import ConflictError, UnavailableError
+from orchestrator.errors import ConflictError, OtaError, UnavailableError
 from schemas.registry_events import ProjectionsReplaced
 
 STREAM: Final = "projections"
@@ -93,6 +93,13 @@ class DifferentError(ConflictError):
     def __init__(self, found: Sequence[Difference]) -> None:
         super().__init__(f"{found[0]}.", tables=[each.table for each in found])
         self.found = list(found)
+
+
+class GaveUpError(UnavailableError):
+    """A service did not come back."""
+
+    code = "rebuild.gave_up"
+    remedy = "`ota doctor` says which one is away. Run it again; it goes on from here."
 
 
 class SwitchBusyError(UnavailableError):
@@ -214,7 +221,9 @@ async def _persist(
             raise LostShadowError from error
         except AGAIN as error:
             if time.monotonic() - moved > settings.rebuild_patience_s:
-                raise
+                if isinstance(error, OtaError):
+                    raise
+                raise GaveUpError(f"A rebuild got no further: {error!r}.") from error
             _log.warning("rebuild.retry", error=repr(error), pause=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_BACKOFF)

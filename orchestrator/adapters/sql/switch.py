@@ -11,6 +11,8 @@ deadlocks: it is always the switch that lets go, and tries again.
 
 A reader under REPEATABLE READ whose snapshot is from before the switch sees the rebuilt tables as they were at that moment.
 
+What was made for a large table by hand, such as triggers or statistics, is gone with it; privileges stay.
+
 Not switched: positions, pacing, presence, overlay, verdicts last looked at, and the queue of deadlines; :func:`refile` completes them.
 """
 
@@ -22,6 +24,7 @@ from typing import Final
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import SQLModel
 
 from orchestrator import failpoints
 from orchestrator.adapters.sql import rows
@@ -78,7 +81,8 @@ async def put_in_place(conn: asyncpg.Connection, epoch: int, lock_ms: int) -> No
     await set_stage(conn, epoch, Stage.SWITCHED)
     for name in SMALL:
         await conn.execute(f"DELETE FROM {LIVE}.{name}")
-        await conn.execute(f"INSERT INTO {LIVE}.{name} SELECT * FROM {SHADOW}.{name}")
+        columns = ", ".join(SQLModel.metadata.tables[name].columns.keys())
+        await conn.execute(f"INSERT INTO {LIVE}.{name} ({columns}) SELECT {columns} FROM {SHADOW}.{name}")
     given = {name: await grants(conn, name) for name in LARGE}
     await _lock(conn, _READ, "ACCESS EXCLUSIVE", lock_ms)
     await conn.execute(f"DROP INDEX {SHADOW}.offer_queue_replay")

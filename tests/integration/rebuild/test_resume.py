@@ -238,3 +238,15 @@ async def test_a_log_that_does_not_hold_all_facts_is_named(story: Story):
     story.identity = LogIdentity(cluster_id="cluster", topic_id="made anew")
     with pytest.raises(LogDamageError, match="made anew"):
         await story.verify()
+
+
+async def test_a_broker_that_stays_away_ends_it_with_a_remedy_and_it_goes_on_later(story: Story, kafka):
+    await story.live(40)
+    await on_kafka(story, kafka)
+    there = story.settings
+    story.settings = there.model_copy(update={"kafka_bootstrap": "127.0.0.1:1", "rebuild_patience_s": 1})
+    code, _, err = await run(story, "rebuild", "--yes")
+    assert (code, b"rebuild.gave_up" in err) == (8, True), err.decode()
+    story.settings = there
+    code, out, _ = await run(story, "rebuild", "--yes", "--json")
+    assert (code, json.loads(out)["resumed"]) == (0, True)
