@@ -46,7 +46,7 @@ def free_ports(count: int) -> tuple[int, ...]:
 
 
 class KeptPorts:
-    """A component's ports in a file of its folder: kept for as long as nobody else has taken one."""
+    """A component's ports in a file of its folder: each is kept for as long as nobody else has taken it."""
 
     def __init__(self, file: Path, count: int = 1) -> None:
         self._file = file
@@ -61,13 +61,16 @@ class KeptPorts:
         return tuple(int(word) for word in self._file.read_text(encoding="ascii").split())
 
     def claim(self) -> tuple[int, ...]:
-        """Return the kept ports if all are free, else new ones, which are kept from now on."""
+        """Return the kept ports, new ones in the place of those that are not free; they are kept from now on.
+
+        One by one: the port of a page that nobody serves is taken sooner or later, and the server's must not move with it.
+        """
         try:
             kept = self.read()
         except FileNotFoundError:
             kept = ()
-        if len(kept) == self._count and all(is_free(port) for port in kept):
-            return kept
-        chosen = free_ports(self._count)
+        if len(kept) != self._count:
+            kept = free_ports(self._count)
+        chosen = tuple(port if is_free(port) else free_ports(1)[0] for port in kept)
         self._file.write_text(" ".join(map(str, chosen)) + "\n", encoding="ascii")
         return chosen

@@ -109,7 +109,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if not TALLY.scenarios:
+    if not TALLY.scenarios and not TALLY.planted:
         return
     terminalreporter.section("faults")
     for line in TALLY.lines(config.stash[SEED]):
