@@ -45,7 +45,7 @@ def test_a_port_is_free_again_when_its_server_has_closed_connections():
     assert is_free(port)
 
 
-def test_ports_are_kept_until_somebody_else_has_one(tmp_path):
+def test_each_port_is_kept_until_somebody_else_has_it(tmp_path):
     ports = KeptPorts(tmp_path / "ports", 2)
     with pytest.raises(FileNotFoundError):
         ports.read()
@@ -53,5 +53,6 @@ def test_ports_are_kept_until_somebody_else_has_one(tmp_path):
     assert KeptPorts(tmp_path / "ports", 2).claim() == first == ports.read()
     with listening(first[1]):
         second = ports.claim()
-    assert first[1] not in second
+    assert second[0] == first[0]
+    assert second[1] != first[1]
     assert ports.read() == second
