@@ -57,8 +57,8 @@ for module in (
     cmd_dev,
     cmd_sim,
     cmd_doctor,
-    cmd_bench,
     cmd_fleet,
+    cmd_bench,
 ):
     module.register(app)
 

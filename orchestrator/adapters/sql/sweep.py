@@ -114,8 +114,6 @@ async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: i
         next_due = await conn.fetchval("SELECT min(due_at) FROM due_queue WHERE campaign_no = $1", campaign_no)
     if work.entries:
         failpoints.hit("sweep.after_commit")
-    if work.entries:
-        failpoints.hit("sweep.after_commit")
     counted = {kind: sum(len(d) for (k, _, _), d in work.entries.items() if k is kind) for kind in Kind}
     return DeadlineSweep(
         expired=counted[Kind.EXPIRE],
