@@ -32,6 +32,8 @@ class CampaignSubmitted(_Event, frozen=True, kw_only=True):
     """``sha256:…`` of the dossier: what approvers approve."""
     dossier: dict[str, Any]
     """Plan, release digest, phase sizes per stratum, halt tables, blast bound."""
+    counted_at: int | None = None
+    """Devices registered later were not counted, so they are no members; the event's own time in events of before."""
 
 
 class CampaignApproved(_Event, frozen=True, kw_only=True):

@@ -50,11 +50,20 @@ class ReasonError(InvalidInputError):
 # --------------------------------------------------------------------------- ports
 
 
+class Counted(Struct, frozen=True, kw_only=True):
+    """A fleet, counted in one snapshot."""
+
+    strata: dict[str, int]
+    """Devices by stratum."""
+    at: int
+    """Time of the last event in that snapshot, ms: whatever was registered later was not counted."""
+
+
 class Cohorts(Protocol):
     """The fleet, as a plan divides it."""
 
-    async def strata_sizes(self, plan: Plan, hardware_models: Collection[str]) -> dict[str, int]:
-        """Devices of the cohort by stratum, holdback included: what ``selection.select`` gives over these models, counted."""
+    async def count(self, plan: Plan, hardware_models: Collection[str]) -> Counted:
+        """The devices of the cohort, holdback included: what ``selection.select`` gives over these models, counted."""
         ...
 
 
@@ -230,15 +239,16 @@ class Campaigns:
     ) -> Executed:
         """Count the fleet, freeze every number into the dossier, and ask for approval. Raises PlanError if the plan does not fit."""
         campaign = await self._store.load(campaign_id)
-        digest, frozen = "", dict[str, Any]()
+        digest, frozen, counted_at = "", dict[str, Any](), None
         if campaign.state is c.CampaignState.DRAFT:
-            _, dossier = await self._resolve(parse_plan(campaign.plan))
+            counted, dossier = await self._resolve(parse_plan(campaign.plan))
+            counted_at = counted.at
             if not isinstance(dossier, Dossier):
                 raise PlanError(dossier)
             digest, frozen = dossier_digest(dossier), dossier.canonical()
 
         def build(_: c.Campaign, __: Standing) -> c.Command:
-            return c.Submit(actor=actor, digest=digest, dossier=frozen)
+            return c.Submit(actor=actor, digest=digest, dossier=frozen, counted_at=counted_at)
 
         return await self._store.execute(
             campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version
@@ -353,7 +363,8 @@ class Campaigns:
             dossier = Dossier.model_validate(campaign.dossier)
             return summarize(dossier, digest=campaign.digest, frozen=True)
         plan = parse_plan(campaign.plan)
-        strata, resolved = await self._resolve(plan)
+        counted, resolved = await self._resolve(plan)
+        strata = counted.strata
         if isinstance(resolved, Dossier):
             return summarize(resolved, digest=dossier_digest(resolved), frozen=False)
         return Preview(
@@ -367,15 +378,16 @@ class Campaigns:
             problems=resolved,
         )
 
-    async def _resolve(self, plan: Plan) -> tuple[dict[str, int], Dossier | list[Problem]]:
-        """Devices by stratum, and the plan's dossier for the fleet as it is now, or what keeps it from having one."""
+    async def _resolve(self, plan: Plan) -> tuple[Counted, Dossier | list[Problem]]:
+        """The cohort, counted, and the plan's dossier for the fleet as it is now, or what keeps it from having one."""
         release = await self._releases.release(plan.release)
-        strata = await self._cohorts.strata_sizes(plan, models(plan, release.artifacts))
+        counted = await self._cohorts.count(plan, models(plan, release.artifacts))
+        strata = counted.strata
         problems = validate_against(plan, strata_sizes=strata, release_models=list(release.artifacts))
         if problems:
-            return strata, problems
+            return counted, problems
         # A million devices take about a second per rule: not on the event loop.
-        return strata, await asyncio.to_thread(freeze, plan, strata_sizes=strata, release_digest=release.digest)
+        return counted, await asyncio.to_thread(freeze, plan, strata_sizes=strata, release_digest=release.digest)
 
     def _meta(self, actor: str, reason: str | None = None) -> Meta:
         return Meta(actor=actor, reason=reason, traceparent=self._traceparent())

@@ -146,7 +146,14 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             ]
         case Submit():
             _require(campaign, _only(CampaignState.DRAFT), "submitting")
-            return [e.CampaignSubmitted(actor=command.actor, digest=command.digest, dossier=command.dossier)]
+            return [
+                e.CampaignSubmitted(
+                    actor=command.actor,
+                    digest=command.digest,
+                    dossier=command.dossier,
+                    counted_at=command.counted_at,
+                )
+            ]
         case Approve():
             return _approve(campaign, command)
         case ApprovePhase():

@@ -22,6 +22,7 @@ class Submit(Struct, frozen=True, kw_only=True):
     actor: str
     digest: str
     dossier: dict[str, Any]
+    counted_at: int | None = None
 
 
 class Approve(Struct, frozen=True, kw_only=True):

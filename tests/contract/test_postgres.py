@@ -162,7 +162,7 @@ class TestSqlFleet:
             async for page in fleet.members(models):
                 for member in select(plan, page):
                     counted[member.stratum] = counted.get(member.stratum, 0) + 1
-            assert await fleet.strata_sizes(plan, models) == counted
+            assert (await fleet.count(plan, models)).strata == counted
 
     async def test_members_come_once_each_in_the_order_of_registration(self, engine, monkeypatch):
         monkeypatch.setattr("orchestrator.adapters.sql.fleet.PAGE", 7)

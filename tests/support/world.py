@@ -69,6 +69,8 @@ class World:
 
     engine: AsyncEngine
     devices: int = 200
+    counted_at: int | None = None
+    """When the fleet was counted for a submission; None for the submission's own time."""
     log: dict[int, list[LogRecord]] = field(default_factory=lambda: {p: [] for p in range(4)})
 
     def __post_init__(self) -> None:
@@ -149,7 +151,8 @@ class World:
                 actor="ann",
             ),
         )
-        await self.command(campaign_id, lambda *_: c.Submit(actor="ann", digest=digest, dossier=dossier.canonical()))
+        submit = c.Submit(actor="ann", digest=digest, dossier=dossier.canonical(), counted_at=self.counted_at)
+        await self.command(campaign_id, lambda *_: submit)
         await self.command(campaign_id, lambda *_: c.Approve(actor="bob", digest=digest))
         return await self.command(campaign_id, lambda _, s: c.Launch(actor="ann", ledger_position=s.ledger_position))
 

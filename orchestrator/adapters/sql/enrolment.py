@@ -144,7 +144,8 @@ async def _select(conn: asyncpg.Connection, rules: CampaignRules) -> None:
     plan = rules.dossier.plan
     release: Any = await conn.fetchval("SELECT artifacts FROM release WHERE release_id = $1", rules.release_id)
     submitted_at = await conn.fetchval(
-        "SELECT max(recorded_at) FROM event_log WHERE stream = $1 AND type = 'CampaignSubmitted'",
+        "SELECT max(coalesce((data ->> 'counted_at')::bigint, recorded_at)) FROM event_log"
+        " WHERE stream = $1 AND type = 'CampaignSubmitted'",
         campaigns.stream_of(rules.campaign_id),
     )
     dimensions = plan.cohort.stratify_by

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.filters import compile_query
+from orchestrator.app.campaigns import Counted
 from orchestrator.app.ports import Member
 from orchestrator.domain.cohort import stratum_of
 from orchestrator.domain.plan import Plan
@@ -50,7 +51,7 @@ class SqlFleet:
             after = rows[-1]["device_no"]
             yield [Member(*row) for row in rows]
 
-    async def strata_sizes(self, plan: Plan, hardware_models: Collection[str]) -> dict[str, int]:
+    async def count(self, plan: Plan, hardware_models: Collection[str]) -> Counted:
         dimensions, attributes = plan.cohort.stratify_by, attribute_names(plan.cohort.stratify_by)
         columns = ["hardware_model", *dimension_columns(dimensions, 4)]
         condition, parameters = selector(plan, 4 + len(attributes))
@@ -59,14 +60,16 @@ class SqlFleet:
             f" GROUP BY {', '.join(str(number) for number, _ in enumerate(columns, 1))}"
         )
         include, exclude = list(plan.cohort.include), list(plan.cohort.exclude)
-        async with driver(self._engine) as conn:
+        async with driver(self._engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            # Events become visible in order, so what this snapshot does not show was registered after the last one that it shows.
+            at: Any = await conn.fetchval("SELECT recorded_at FROM event_log ORDER BY position DESC LIMIT 1")
             rows: list[Any] = await conn.fetch(
                 query, sorted(hardware_models), exclude, include, *attributes, *parameters
             )
         sizes: defaultdict[str, int] = defaultdict(int)
         for _, *values, devices in rows:
             sizes[stratum_of(dimensions, values)] += devices
-        return dict(sorted(sizes.items()))
+        return Counted(strata=dict(sorted(sizes.items())), at=at or 0)
 
 
 def selector(plan: Plan, first: int) -> tuple[str, list[Any]]:

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from orchestrator.adapters.sql import campaigns, enrolment
 from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.fleet import SqlFleet
 from orchestrator.adapters.sql.locks import own_control
+from orchestrator.adapters.sql.registry import SqlRegistry
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import Member, Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain import cohort, selection
+from orchestrator.domain.plan import parse_plan
+from schemas import registry_events as r
 from tests.support.waiting import until
-from tests.support.world import T0, World
+from tests.support.world import T0, World, plan
 
 AWKWARD = ["A", "B", "-", "%2D", "a,b", "x=y", "ü", "", "\x1f", "attribute.site=A"]
 """Values that need care in a stratum's key."""
@@ -60,6 +64,23 @@ async def test_members_holdback_and_queue_are_what_was_approved(world):
     assert not held & queued
 
 
+async def test_a_device_that_was_registered_after_the_count_is_no_member_and_halts_nothing(world):
+    counted = await SqlFleet(world.engine).count(parse_plan(plan()), ["sensor-a", "gateway-b"])
+    assert counted.at == await world.value("SELECT max(registered_at) FROM device")
+    late = r.RegisteredDevice(
+        device_no=999, device_id="late", hardware_model="sensor-a", attributes={"hw_revision": "A"}
+    )
+    await SqlRegistry(world.engine).record(
+        "test/late", [r.DevicesRegistered(devices=[late], actor="test")], command_id="late", meta=Meta(actor="test")
+    )
+    world.counted_at = await world.value("SELECT registered_at FROM device WHERE device_no = 999") - 1
+    campaign = await world.launch()
+    enrolled = await world.decisions.enrol(campaign.campaign_id, T0)
+    assert enrolled.state is c.CampaignState.RUNNING
+    assert enrolled.enrolled
+    assert await world.value("SELECT count(*) FROM offer_queue WHERE device_no = 999") == 0
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fleet=fleets, stratify_by=dimensions, holdback=st.sampled_from([0.0, 1.0, 20.0]), data=st.data())
 async def test_the_database_enrols_whom_the_domain_enrols_in_the_same_order(world, fleet, stratify_by, holdback, data):
@@ -83,9 +104,9 @@ async def test_the_database_enrols_whom_the_domain_enrols_in_the_same_order(worl
     campaign = await world.launch(cohort=spec)
     async with transaction(world.engine) as conn:
         rules = (await RulesCache().get(conn, [campaign.campaign_no]))[campaign.campaign_no]
-    plan = rules.dossier.plan
+    frozen_plan = rules.dossier.plan
     released = [Member(*each) for each in fleet.values() if each[2] != "other-c"]
-    expected = cohort.assign_phases(selection.select(plan, released), plan)
+    expected = cohort.assign_phases(selection.select(frozen_plan, released), frozen_plan)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(enrolment, "LEDGER_ROW", 7)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from orchestrator.adapters.memory import MemoryCampaignStore
-from orchestrator.app.campaigns import CampaignNameError, Campaigns, ReasonError
+from orchestrator.app.campaigns import CampaignNameError, Campaigns, Counted, ReasonError
 from orchestrator.app.ports import VersionConflictError
 from orchestrator.app.registry import Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
@@ -49,9 +49,9 @@ class Fleet:
         self.strata = {"hardware_model=m1": 60, "hardware_model=m2": 40}
         self.asked = []
 
-    async def strata_sizes(self, plan, hardware_models):
+    async def count(self, plan, hardware_models):
         self.asked.append(hardware_models)
-        return self.strata
+        return Counted(strata=self.strata, at=500)
 
 
 @pytest.fixture
