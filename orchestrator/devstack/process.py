@@ -225,13 +225,14 @@ def log_tail(log: Path) -> str:
 def _gone(process: psutil.Process) -> bool:
     """Whether it has ended, reaped or not: whoever is process 1 in a container may take its time."""
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            with suppress(psutil.TimeoutExpired):
-                process.wait(0)
-            return True
+        # It looks like a zombie as soon as its first thread has ended; until the last one has, its ports and files are taken.
+        if process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1:
+            return False
+        with suppress(psutil.TimeoutExpired):
+            process.wait(0)
     except psutil.NoSuchProcess:
-        return True
-    return False
+        pass
+    return True
 
 
 def _started(pid: int) -> float:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from orchestrator.devstack.account import Account
+from orchestrator.devstack.ports import is_free
 from orchestrator.devstack.process import Command, ComponentError, StartCancelledError, run, spawn, wait_ready
 
 FOREVER = ("-c", "import time; time.sleep(600)")
@@ -26,6 +27,15 @@ import pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 pathlib.Path("child").write_text(str(child.pid))
 time.sleep(600)
+"""
+# Its first thread has ended, the other one listens; and so much memory takes a while to be given back.
+HEADLESS = """
+import ctypes, pathlib, socket, threading, time
+server = socket.create_server(("127.0.0.1", 0))
+memory = bytearray(b"x") * 300_000_000
+pathlib.Path("listens").write_text(str(server.getsockname()[1]))
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).syscall(60, 0)
 """
 
 
@@ -104,6 +114,14 @@ def test_stop_kills_a_process_that_does_not_listen(start, tmp_path):
     eventually((tmp_path / "deaf").exists)
     assert not process.stop(signal.SIGTERM, 0.1)
     assert not process.alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="ends a thread by system call 60")
+def test_kill_returns_when_the_ports_of_all_threads_are_free(start, tmp_path):
+    process = start("-c", HEADLESS)
+    eventually(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+    process.kill()
+    assert is_free(int((tmp_path / "listens").read_text()))
 
 
 def test_kill_also_ends_children_in_other_sessions(start, tmp_path):
