@@ -47,7 +47,7 @@ LANES = 2
 """Connections that apply on disjoint partitions, each for itself: one connection keeps only one core of client and server busy."""
 
 BUFFER = 64
-"""Deliveries between the fetcher and the lanes. While catching up each holds thousands of records: 4,096 of them took 140 MB more."""
+"""Deliveries between the fetcher and the lanes. While catching up each holds a thousand records."""
 
 MAX_BACKOFF = 2.0
 """Seconds between attempts while the database is away."""

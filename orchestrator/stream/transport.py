@@ -49,7 +49,9 @@ class FetchSettings:
 
     min_bytes: int = 65_536
     wait_ms: int = 25
-    max_records: int = 2_500
+    max_bytes: int = 16 << 20
+    """Most bytes of an answer: aiokafka keeps one that is being read and the next one."""
+    max_records: int = 1_000
     """Most records taken over at once; while catching up all of them may be of one partition."""
 
 
@@ -68,6 +70,7 @@ class _Thread(base.AIOKafkaConsumerThread):
         settings: FetchSettings = self.app.fetch_settings
         consumer._isolation_level = "read_committed"  # noqa: SLF001
         consumer._fetch_min_bytes = settings.min_bytes  # noqa: SLF001
+        consumer._fetch_max_bytes = settings.max_bytes  # noqa: SLF001
         consumer._fetch_max_wait_ms = settings.wait_ms  # noqa: SLF001
         return consumer
 

@@ -60,6 +60,7 @@ class _Thread(base.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         settings = FetchSettings()
         consumer._fetch_min_bytes = settings.min_bytes
+        consumer._fetch_max_bytes = settings.max_bytes
         consumer._fetch_max_wait_ms = settings.wait_ms
         return consumer
 

@@ -61,5 +61,5 @@ def test_the_transport_overrides_what_faust_calls(name):
 
 async def test_the_consumers_settings_that_faust_does_not_pass_on_are_where_they_are_set():
     consumer = AIOKafkaConsumer(bootstrap_servers="127.0.0.1:1")
-    assert {"_isolation_level", "_fetch_min_bytes", "_fetch_max_wait_ms"} <= vars(consumer).keys()
+    assert {"_isolation_level", "_fetch_min_bytes", "_fetch_max_bytes", "_fetch_max_wait_ms"} <= vars(consumer).keys()
     await consumer.stop()
