@@ -71,28 +71,22 @@ def read(folder: Path) -> dict[tuple[str, str], Result]:
 
 
 def measure(folder: Path, names: Sequence[str]) -> None:
-    """Run the benches one after the other; what fails is left out and said."""
-    for section in SECTIONS:
-        for size in SIZES:
-            if names and section.bench not in names and f"{section.bench}-{size}" not in names:
-                continue
-            file = folder / f"{section.bench}-{size}.json"
-            command = [*section.command(size).split(), "--json", str(file), "--quiet"]
-            sys.stderr.write(f"{' '.join(command)}\n")
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", "orchestrator.cli.main", *command[1:]],
-                check=False,
-                stdout=subprocess.DEVNULL,
-            )
-            if done.returncode:
-                sys.stderr.write(f"{section.bench} {size}: status {done.returncode}\n")
+    """Run the benches one after the other, in the order of ``names`` if there are any; what fails is left out and said."""
+    every = {f"{section.bench}-{size}": section.command(size) for section in SECTIONS for size in SIZES}
+    for name in names or every:
+        command = [*every[name].split(), "--json", str(folder / f"{name}.json"), "--quiet"]
+        sys.stderr.write(f"{' '.join(command)}\n")
+        argv = [sys.executable, "-P", "-m", "orchestrator.cli.main", *command[1:]]
+        done = subprocess.run(argv, check=False, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            sys.stderr.write(f"{name}: status {done.returncode}\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--run", action="store_true", help="measure first")
-    parser.add_argument("names", nargs="*", help="only these benches, such as halt or halt-large")
+    parser.add_argument("names", nargs="*", help="only these, in this order, such as halt-large latency-small")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.run:

@@ -260,6 +260,7 @@ SECTIONS: Final = (
             ("acknowledged by the broker, p99 ms", number("acknowledged_p99_ms", 1)),
             ("CPU µs per event", parts("cpu_us_per_event")),
         ),
+        extra={"small": "--set seconds=15"},
     ),
     Section(
         "halt",
@@ -280,6 +281,7 @@ SECTIONS: Final = (
         ),
         text("""
             The transaction under way when the failure is fetched, and its own; the verdict is in the same commit."""),
+        extra={"large": "--set devices=100000"},
     ),
     Section(
         "launch",
@@ -320,6 +322,7 @@ SECTIONS: Final = (
             ("CPU µs per cycle", parts("cycles.cpu_us")),
         ),
         "The CPU of two cores, which the generator shares.",
+        extra={"small": "--set seconds=5", "large": "--set seconds=5"},
     ),
     Section(
         "storm",
