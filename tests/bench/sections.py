@@ -47,6 +47,16 @@ def load(result: Result) -> str:
     return f"{result['load_average']['before'][0]} / {result['load_average']['after'][0]}"
 
 
+def others(result: Result) -> str:
+    """Share of the machine that other work had while it was measured, where the bench says so."""
+    found = result.get("other_work")
+    if found is None and "faust_take" in result:
+        return " · ".join(
+            f"{name} {result[name]['other_work']:.0%}" for name in ("projector", "faust_take", "faust_event")
+        )
+    return "not said" if found is None else f"{found:.0%}"
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """A number that has to be reached; ``least`` or ``most`` of it."""
@@ -180,6 +190,7 @@ class Section:
         yield f"| command | `{self.command('small')}` | `{self.command('large')}` |"
         common: tuple[tuple[str, Cell], ...] = (
             ("load average", load),
+            ("other work on the machine", others),
             ("commit", lambda result: str(result["commit"])),
         )
         for label, cell in (*self.rows, *common):
