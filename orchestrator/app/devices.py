@@ -119,13 +119,20 @@ class Devices:
 
         Raises DeviceImportError, TooManyDevicesError, HardwareModelNotFoundError, DuplicateDevicesError, PartlyImportedError.
         """
-        parts, done = await self._done(command_id)
-        known = {device.device_id for device in done}
-        left = [device for device in devices if device.device_id not in known]
-        made = [_imported(device, {}) for device in done]
-        if done and not left:
-            return made
-        await self._check(left)
+        while True:
+            parts, done = await self._done(command_id)
+            known = {device.device_id for device in done}
+            left = [device for device in devices if device.device_id not in known]
+            made = [_imported(device, {}) for device in done]
+            if done and not left:
+                return made
+            try:
+                await self._check(left)
+                break
+            except DuplicateDevicesError:
+                # The same command, sent twice, may be at work beside this one: what it registered meanwhile is this one's too.
+                if (await self._done(command_id))[0] == parts:
+                    raise
         tokens = {d.device_id: secrets.token_urlsafe(TOKEN_BYTES) for d in left} if issue_tokens else {}
         numbers = await self._registry.device_numbers(len(left))
         registered = [
