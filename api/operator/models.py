@@ -314,6 +314,8 @@ class Campaign(CampaignSummary):
     digest: str | None
     plan: dict[str, Any]
     gate_epoch: int
+    false_halt_at_most: float = Field(description="Probability of a false halt so far, all gate epochs together.")
+    false_halt_after_resume: float = Field(description="The same once a further halt was resumed.")
     approvals: list[str]
     approvals_required: int
     resume_approvals: list[str]

@@ -131,6 +131,10 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     digest: str | None
     plan: dict[str, Any]
     gate_epoch: int
+    false_halt_at_most: float
+    """Probability of a false halt so far, all gate epochs together."""
+    false_halt_after_resume: float
+    """The same once a further halt was resumed."""
     approvals: list[str]
     approvals_required: int
     resume_approvals: list[str]

@@ -61,6 +61,7 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
                 "cohort",
                 f"{enrolled['members']} devices, {enrolled['holdback']} of them held back" if enrolled else None,
             ),
+            ("false halts", _error(campaign)),
             ("exposed", campaign["exposed"] if enrolled else None),
             ("spared", campaign["spared"]),
         ]
@@ -76,6 +77,11 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
     if campaign["gate"]:
         yield ""
         yield gates(campaign)
+
+
+def _error(campaign: CampaignDetail) -> str:
+    now, then = campaign["false_halt_at_most"], campaign["false_halt_after_resume"]
+    return f"probability at most {now:.3g} so far, {then:.3g} with a resume after a halt"
 
 
 def halt_panel(campaign: CampaignDetail, halt: Halt) -> RenderableType:

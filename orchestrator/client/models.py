@@ -214,6 +214,8 @@ class CampaignDetail(Campaign):
     digest: str | None
     plan: dict[str, Any]
     gate_epoch: int
+    false_halt_at_most: float
+    false_halt_after_resume: float
     approvals: list[str]
     approvals_required: int
     resume_approvals: list[str]

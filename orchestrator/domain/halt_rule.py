@@ -14,10 +14,10 @@ Not here: counting, and what happens after a crossing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from math import ceil, floor
-from typing import Annotated, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
@@ -95,6 +95,16 @@ HaltRule = Annotated[
 
 TAGS: Final = frozenset({"e-process", "threshold"})
 """Parts that pydantic adds to the location of an error and that are no part of a plan."""
+
+
+def false_halt_bound(rules: Iterable[Mapping[str, Any]], gate_epochs: int) -> float:
+    """Probability of a false halt over so many gate epochs, at most; ``rules`` are a plan's, in plain data.
+
+    Each resume after a halt begins a new process with fresh alpha, so r resumes cost (r + 1) alpha (Boole's inequality). Thresholds
+    promise nothing and are left out.
+    """
+    spent = sum((exact(rule["alpha"]) for rule in rules if rule.get("alpha") is not None), Fraction())
+    return float(min(Fraction(1), spent * max(1, gate_epochs)))
 
 
 class HaltTable(PlanModel):

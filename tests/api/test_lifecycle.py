@@ -89,6 +89,9 @@ async def test_pause_and_resume_need_no_approval_but_a_halt_does(api):
     assert approved["resume_approvals"] == ["bob"]
     resumed = (await api.act(campaign_id, "resume", json={"reason": "fixed"})).json()
     assert (resumed["state"], resumed["gate_epoch"]) == ("running", 2)
+    # Fresh alpha with each resume after a halt: r of them cost r + 1 alpha.
+    assert resumed["false_halt_at_most"] == 2 * approved["false_halt_at_most"] > 0
+    assert approved["false_halt_after_resume"] == resumed["false_halt_at_most"]
     assert resumed["halt"]["reason"] == "smoke", "the last halt stays to be seen"
 
 

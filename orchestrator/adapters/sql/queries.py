@@ -35,6 +35,7 @@ from orchestrator.app.queries import (
 )
 from orchestrator.app.registry import Artifact, DeviceNotFoundError, HardwareModel, Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
+from orchestrator.domain.halt_rule import false_halt_bound
 from schemas.campaign_events import CampaignHalted, StratumHalted
 
 T = TypeVar("T")
@@ -253,6 +254,8 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         digest=row["digest"],
         plan=campaign.plan,
         gate_epoch=row["gate_epoch"],
+        false_halt_at_most=false_halt_bound(campaign.plan["halt"], row["gate_epoch"]),
+        false_halt_after_resume=false_halt_bound(campaign.plan["halt"], max(1, row["gate_epoch"]) + 1),
         approvals=list(campaign.approvals),
         approvals_required=campaign.plan["approvals"]["required"],
         resume_approvals=list(campaign.resume_approvals),

@@ -33,6 +33,8 @@ CAMPAIGN: dict[str, Any] = {
     "digest": "sha256:abc",
     "plan": {},
     "gate_epoch": 1,
+    "false_halt_at_most": 0.01,
+    "false_halt_after_resume": 0.02,
     "approvals": ["bob"],
     "approvals_required": 1,
     "release_halted_in": [],

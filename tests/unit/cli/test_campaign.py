@@ -133,6 +133,13 @@ def test_show_counts_every_device_of_a_phase_once(ota, api):
     assert ["fleet", "campaign", "25", "3", "5", "hold"] in lines
 
 
+def test_show_says_what_resumes_cost_in_false_halts(ota, api):
+    api.on("GET", "/v1/campaigns/cmp_1", campaign("halted", false_halt_at_most=0.02, false_halt_after_resume=0.03))
+    assert "probability at most 0.02 so far, 0.03 with a resume after a halt" in squeezed(
+        ota("campaign", "show", "cmp_1").stdout
+    )
+
+
 def test_show_before_the_submission_has_no_numbers(ota, api):
     draft = campaign("draft", digest=None, enrolment=None, spared=None, gate=[], approvals=[])
     draft["phases"][0] |= {"devices": None, "counts": {}}
@@ -282,7 +289,7 @@ def test_watching_succeeds_only_for_a_completed_campaign(ota, api, state, code):
     ran = ota("campaign", "watch", "cmp_1")
     assert ran.exit_code == code
     assert len(api.requests) == 3
-    assert f"state      {state}" in ran.stdout
+    assert f"state {state}" in squeezed(ran.stdout)
     assert "cmp_1 running: phase 0 (canary), 12 confirmed, 5 offered, 3 reverted, 10 trial" in ran.stderr
 
 

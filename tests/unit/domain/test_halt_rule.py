@@ -10,6 +10,7 @@ from orchestrator.domain.halt_rule import (
     HaltTable,
     ThresholdRule,
     false_alarm,
+    false_halt_bound,
     halt_table,
     threshold_horizons,
 )
@@ -72,3 +73,9 @@ def test_a_table_of_an_earlier_version_is_an_e_process_that_halts_the_campaign()
     stored = {"name": "r", "scope": "phase", "p0": 0.02, "alpha": 0.01, "processes": 3, "min_failures": 3}
     table = HaltTable.model_validate(stored | {"horizons": [0, 0, 0, 9]})
     assert (table.test, table.halts, table.levels) == ("e-process", "campaign", ())
+
+
+def test_resumes_cost_their_alpha_and_thresholds_none():
+    rules = [{"alpha": 0.006}, {"alpha": 0.002}, {"test": "threshold", "share": 0.05}]
+    assert [false_halt_bound(rules, epochs) for epochs in (0, 1, 2, 4)] == [0.008, 0.008, 0.016, 0.032]
+    assert false_halt_bound([{"alpha": 0.3}], 9) == 1.0
