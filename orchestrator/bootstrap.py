@@ -179,6 +179,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.app.fleet import FleetCommands
     from orchestrator.app.keys import ApiKeys
     from orchestrator.app.releases import Releases
+    from orchestrator.app.verdicts import ExternalVerdicts
 
     registry = SqlRegistry(engine)
     return OperatorServices(
@@ -191,6 +192,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
             known_zone=zones.known,
             traceparent=current_traceparent,
         ),
+        verdicts=ExternalVerdicts(SqlCampaignStore(engine), traceparent=current_traceparent),
         releases=Releases(
             registry,
             artifact_store(settings),

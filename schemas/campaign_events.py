@@ -73,6 +73,20 @@ class SoakStarted(_Event, frozen=True, kw_only=True):
     phase: int
     at: int
     until: int
+    gate_epoch: int | None = None
+    external: list[str] = []
+    """External gates whose verdict is wanted from now on."""
+
+
+class SoakEnded(_Event, frozen=True, kw_only=True):
+    """The time of the soak is over and the devices that it waited for have matured. Of phases that wait for devices only."""
+
+    phase: int
+    at: int
+    gate_epoch: int
+    matured: int
+    wanted: int
+    """Matured devices that the plan asks for; fewer matured only where the phase had no more."""
 
 
 class PhasePromoted(_Event, frozen=True, kw_only=True):
@@ -94,6 +108,44 @@ class PhaseApproved(_Event, frozen=True, kw_only=True):
     digest: str
 
 
+class ExternalVerdictGiven(_Event, frozen=True, kw_only=True):
+    """An external gate has spoken. Its last verdict counts while the phase is not promoted, in this gate epoch only."""
+
+    phase: int
+    gate: str
+    verdict: str
+    """``promote``, ``hold`` or ``halt``."""
+    reason: str
+    evidence: str | None
+    """Address of what the verdict rests on."""
+    digest: str
+    """The dossier that the campaign ran under."""
+    gate_epoch: int
+    at: int
+    actor: str
+
+
+class HoldOutlasted(_Event, frozen=True, kw_only=True):
+    """A phase's gate has held for longer than the plan's patience. Tells people; decides nothing."""
+
+    phase: int
+    reason: str
+    """``approval``, ``external`` or ``evidence``."""
+    detail: str
+    gate: str | None
+    """The external gate that holds, if one does."""
+    gate_epoch: int
+    since: int
+    """When the phase could first have been promoted: the end of its soak, or the last resume after it."""
+    at: int
+    patience: int
+    """Milliseconds."""
+    matured: int
+    failures: int
+    log_e: float | None
+    limit: float | None
+
+
 class CampaignPaused(_Event, frozen=True, kw_only=True):
     actor: str
     reason: str
@@ -105,6 +157,8 @@ class CampaignResumed(_Event, frozen=True, kw_only=True):
     reason: str
     gate_epoch: int
     ledger_position: int
+    at: int | None = None
+    """Milliseconds since the epoch; patience of a gate counts from here. Not in events of before."""
 
 
 class ResumeApproved(_Event, frozen=True, kw_only=True):
@@ -193,8 +247,11 @@ CampaignEvent = (
     | CohortEnrolled
     | PhaseOpened
     | SoakStarted
+    | SoakEnded
     | PhasePromoted
     | PhaseApproved
+    | ExternalVerdictGiven
+    | HoldOutlasted
     | CampaignPaused
     | CampaignResumed
     | ResumeApproved

@@ -20,6 +20,7 @@ Reader = Annotated[Principal, scoped(Scope.CAMPAIGN_READ)]
 Writer = Annotated[Principal, scoped(Scope.CAMPAIGN_WRITE)]
 Launcher = Annotated[Principal, scoped(Scope.CAMPAIGN_LAUNCH)]
 Approver = Annotated[Principal, scoped(Scope.CAMPAIGN_APPROVE)]
+Gate = Annotated[Principal, scoped(Scope.CAMPAIGN_GATE)]
 Halter = Annotated[Principal, scoped(Scope.CAMPAIGN_HALT)]
 
 
@@ -139,6 +140,31 @@ async def approve_phase(
             campaign_id, phase, body.digest, actor=caller.name, command_id=command_id, expected_version=expected
         )
     return await _shown(services, campaign_id, response)
+
+
+@router.post("/{campaign_id}/phases/{phase}/gates/{gate}")
+async def give_verdict(
+    campaign_id: str,
+    phase: int,
+    gate: str,
+    body: m.VerdictInput,
+    caller: Gate,
+    services: Services,
+    command_id: CommandId,
+) -> m.GivenVerdict:
+    """What an external gate says of a phase; its last verdict counts. `halt` halts the campaign, in the gate's name."""
+    given = await services.verdicts.give(
+        campaign_id,
+        phase,
+        gate,
+        body.verdict,
+        body.reason,
+        actor=caller.name,
+        command_id=command_id,
+        evidence=body.evidence_url,
+        gate_epoch=body.gate_epoch,
+    )
+    return m.GivenVerdict.model_validate(given)
 
 
 @router.post("/{campaign_id}/launch")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -211,6 +211,24 @@ class ReasonInput(_Input):
     reason: Text
 
 
+class VerdictInput(_Input):
+    verdict: Literal["promote", "hold", "halt"]
+    reason: Text
+    evidence_url: Annotated[str, Field(max_length=2_000, pattern=r"^https?://\S+$")] | None = None
+    gate_epoch: int | None = Field(
+        None, description="Epoch that was asked; a verdict other than halt for an earlier one is refused."
+    )
+
+
+class GivenVerdict(_Output):
+    campaign_id: str
+    phase: int
+    gate: str
+    verdict: str
+    gate_epoch: int
+    state: str = Field(description="Of the campaign, after it.")
+
+
 class CampaignSummary(_Output):
     campaign_id: str
     name: str
@@ -224,6 +242,23 @@ class CampaignSummary(_Output):
     updated_at: Time
 
 
+class ExternalStatus(_Output):
+    name: str
+    verdict: str | None = Field(description="The last one in the running gate epoch.")
+    reason: str | None
+    evidence: str | None
+    actor: str | None
+    at: Time | None
+
+
+class HoldStatus(_Output):
+    reason: str
+    gate: str | None
+    detail: str
+    since: Time
+    at: Time
+
+
 class PhaseStatus(_Output):
     phase: int
     name: str
@@ -232,6 +267,9 @@ class PhaseStatus(_Output):
     counts: dict[str, int]
     approved: bool
     soak_until: Time | None
+    soak_ended_at: Time | None = Field(description="Of a soak that waits for devices: when they had matured.")
+    external: list[ExternalStatus]
+    outlasted: list[HoldStatus] = Field(description="Holds of this gate epoch that outlasted the plan's patience.")
 
 
 class GateStatus(_Output):
@@ -348,6 +386,9 @@ class PhasePreview(_Output):
     strata: dict[str, int]
     in_flight: int
     failures_at_most: int = Field(description="Failures since the launch before offers stop, at most.")
+    soak_devices: int | None = Field(description="Matured devices that the soak waits for: all of the phase at most.")
+    soak_devices_asked: int | None = Field(description="As the plan says.")
+    external: list[str] = Field(description="External gates whose verdict it needs.")
 
 
 class RulePreview(_Output):

@@ -17,6 +17,7 @@ from orchestrator.app.idempotency import Answers
 from orchestrator.app.keys import ApiKeys
 from orchestrator.app.queries import Queries
 from orchestrator.app.releases import Releases
+from orchestrator.app.verdicts import ExternalVerdicts
 from orchestrator.config import Settings
 from orchestrator.telemetry.health import Check
 
@@ -27,6 +28,7 @@ class OperatorServices:
 
     settings: Settings
     campaigns: Campaigns
+    verdicts: ExternalVerdicts
     releases: Releases
     devices: Devices
     keys: ApiKeys

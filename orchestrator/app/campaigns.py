@@ -85,6 +85,11 @@ class PhasePreview(Struct, frozen=True, kw_only=True):
     strata: dict[str, int]
     in_flight: int
     failures_at_most: int
+    soak_devices: int | None
+    """Matured devices that the soak waits for: as asked, or all that the phase has, if fewer."""
+    soak_devices_asked: int | None
+    external: list[str]
+    """External gates whose verdict it needs."""
 
 
 class RulePreview(Struct, frozen=True, kw_only=True):
@@ -135,8 +140,11 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
             strata=share.strata,
             in_flight=bound.in_flight,
             failures_at_most=bound.failures,
+            soak_devices=None if phase.soak_devices is None else min(phase.soak_devices, share.size),
+            soak_devices_asked=phase.soak_devices,
+            external=[gate.name for gate in phase.external],
         )
-        for share, bound in zip(dossier.phases, phase_bounds(dossier), strict=True)
+        for phase, share, bound in zip(dossier.plan.phases, dossier.phases, phase_bounds(dossier), strict=True)
     ]
     return Preview(
         digest=digest,
@@ -318,7 +326,7 @@ class Campaigns:
         require_reason(reason)
 
         def build(_: c.Campaign, standing: Standing) -> c.Command:
-            return c.Resume(actor=actor, reason=reason, ledger_position=standing.ledger_position)
+            return c.Resume(actor=actor, reason=reason, ledger_position=standing.ledger_position, at=standing.now)
 
         meta = self._meta(actor, reason)
         return await self._store.execute(

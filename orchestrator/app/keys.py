@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from orchestrator.app.ports import Meta
 from orchestrator.app.registry import ApiKey, Clock, NewId, Registry, Traceparent, untraced
+from orchestrator.domain.actors import RESERVED
 from orchestrator.errors import ForbiddenError, InvalidInputError, NotFoundError, UnauthorizedError
 from schemas.registry_events import ApiKeyCreated, ApiKeyRevoked
 
@@ -30,9 +31,6 @@ SECRET_LENGTH: Final = 40
 
 MAX_LIFETIME_MS: Final = 366 * 86_400_000
 """A key lives for a year at most; a longer-lived one is a password that nobody rotates."""
-
-RESERVED: Final = frozenset({"gate", "orchestrator", "process"})
-"""Actors that the system itself is in the log."""
 
 _ALPHABET: Final = string.ascii_letters + string.digits
 _FORMAT: Final = re.compile(r"ota_[a-z0-9]+_([a-z0-9]+)_([A-Za-z0-9]{40})([0-9a-f]{8})", re.ASCII)
@@ -48,6 +46,8 @@ class Scope(StrEnum):
     CAMPAIGN_LAUNCH = "campaign:launch"
     CAMPAIGN_APPROVE = "campaign:approve"
     CAMPAIGN_HALT = "campaign:halt"
+    CAMPAIGN_GATE = "campaign:gate"
+    """Verdicts of external gates, and nothing else: the key of a test bench."""
     RELEASE_READ = "release:read"
     RELEASE_PUBLISH = "release:publish"
     DEVICE_READ = "device:read"

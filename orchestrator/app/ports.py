@@ -163,6 +163,8 @@ class GateReading(Struct, frozen=True, kw_only=True):
     queued: int
     confirmed: int
     failed: int
+    outstanding: int = 0
+    """Devices of the phase that may still mature: waiting, offered, or started less than a confirm deadline ago."""
 
 
 class Decisions(Protocol):

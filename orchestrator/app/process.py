@@ -28,7 +28,9 @@ from orchestrator.app.ports import (
     VersionConflictError,
 )
 from orchestrator.domain import campaign as c
-from orchestrator.domain.gate import GateVerdict, Verdict, evaluate_promote
+from orchestrator.domain.external import missing
+from orchestrator.domain.gate import GateVerdict, Verdict, evaluate_promote, soak_goal
+from orchestrator.domain.patience import outlasted
 from orchestrator.errors import NotFoundError, UnavailableError
 
 SLICE_SIZE: Final = 500
@@ -282,6 +284,14 @@ class CampaignProcess:
             )
             # The counters are older than this step: the next look reads them anew.
             return _standing(campaign, "The phase begins to soak.")
+        if _soak_ends(campaign, phase, reading, now):
+            campaign = await self._step(
+                campaign_id,
+                lambda _, __: c.EndSoak(phase=phase, at=now, matured=reading.matured),
+                command_id=f"soaked/{campaign_id}/{phase}/{campaign.gate_epoch}",
+                expected_version=campaign.version,
+            )
+            return _standing(campaign, "The soak is over.")
         verdict = _judge(campaign, phase, reading, now)
         if verdict.verdict is Verdict.PROMOTE:
             # A promotion must not overlook a failure that was stated before it: hear everything first, then count again. The broker
@@ -290,6 +300,7 @@ class CampaignProcess:
             reading = await self._decisions.read_gate(campaign_id, phase, now)
             verdict = _judge(campaign, phase, reading, now, stale=stale)
         if verdict.verdict is not Verdict.PROMOTE:
+            await self._tell(campaign, phase, verdict, now)
             return _outcome(GateResult.NOT_YET, campaign, verdict.detail)
         if waiting := await self._under_way(campaign, phase, reading, now):
             return _outcome(GateResult.NOT_YET, campaign, waiting)
@@ -333,6 +344,24 @@ class CampaignProcess:
         )
         return Finish(state=str(campaign.state))
 
+    async def _tell(self, campaign: c.Campaign, phase: int, verdict: GateVerdict, now: int) -> None:
+        """Record the holds that have outlasted their patience, each once in a gate epoch."""
+        since = campaign.promotable_since
+        if since is None:
+            return
+        plan = campaign.phases[phase]
+        waiting = missing(plan, phase, campaign.verdicts)
+        holds = outlasted(plan, phase, verdict, waiting, gate_epoch=campaign.gate_epoch, since=since, now=now)
+        for hold in holds:
+            if c.told(campaign, hold):
+                continue
+            which = "/".join(filter(None, (hold.reason, hold.gate)))
+            await self._step(
+                campaign.campaign_id,
+                lambda _, __, hold=hold: c.OutlastHold(event=hold),
+                command_id=f"outlast/{campaign.campaign_id}/{phase}/{campaign.gate_epoch}/{which}",
+            )
+
     async def _under_way(self, campaign: c.Campaign, phase: int, reading: GateReading, now: int) -> str:
         """What has to end before the phase may be left; empty if nothing."""
         last = phase == len(campaign.phases) - 1
@@ -368,6 +397,14 @@ def _require_phase(campaign: c.Campaign, phase: int) -> None:
         raise PhaseNotFoundError(f"Campaign {campaign.campaign_id} has no phase {phase}.")
 
 
+def _soak_ends(campaign: c.Campaign, phase: int, reading: GateReading, now: int) -> bool:
+    """Whether a soak that waits for devices is over now."""
+    asked = campaign.phases[phase].get("soak_devices")
+    if asked is None or campaign.soak_ended_at is not None or campaign.soak_until is None:
+        return False
+    return now >= campaign.soak_until and reading.matured >= soak_goal(asked, reading.matured, reading.outstanding)
+
+
 def _judge(campaign: c.Campaign, phase: int, reading: GateReading, now: int, *, stale: bool = False) -> GateVerdict:
     plan = campaign.phases[phase]
     test: dict[str, Any] = plan.get("promote") or {}
@@ -380,6 +417,10 @@ def _judge(campaign: c.Campaign, phase: int, reading: GateReading, now: int, *, 
         approval_missing=bool(plan.get("approval")) and phase not in campaign.phase_approvals,
         stale=stale,
         strata_covered=not test or all(reading.strata.values()),
+        soak_devices=0
+        if campaign.soak_ended_at is not None
+        else soak_goal(plan.get("soak_devices"), reading.matured, reading.outstanding),
+        external_missing=next(iter(missing(plan, phase, campaign.verdicts).values()), ""),
     )
 
 

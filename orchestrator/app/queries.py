@@ -53,6 +53,32 @@ class PhaseStatus(Struct, frozen=True, kw_only=True):
     """Devices by assignment state; those without an offer yet are not among them."""
     approved: bool
     soak_until: int | None
+    soak_ended_at: int | None
+    """Of a soak that waits for devices: when they had matured."""
+    external: list[ExternalStatus]
+    outlasted: list[HoldStatus]
+    """Holds of the running gate epoch that people were told of."""
+
+
+class ExternalStatus(Struct, frozen=True, kw_only=True):
+    """An external gate and its last verdict in the running gate epoch, if it has spoken."""
+
+    name: str
+    verdict: str | None
+    reason: str | None
+    evidence: str | None
+    actor: str | None
+    at: int | None
+
+
+class HoldStatus(Struct, frozen=True, kw_only=True):
+    """A hold that has outlasted the plan's patience."""
+
+    reason: str
+    gate: str | None
+    detail: str
+    since: int
+    at: int
 
 
 class GateStatus(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import STYLES, facts, table
-from orchestrator.client.models import CampaignDetail, Halt, Phase, Preview, RulePreview, StratumHalt
+from orchestrator.client.models import CampaignDetail, Halt, Phase, PhasePreview, Preview, RulePreview, StratumHalt
 
 IN_FLIGHT: Final = ("offered", "accepted", "downloading", "installed", "trial")
 FAILED: Final = ("failed", "reverted")
@@ -74,6 +74,12 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
         yield halted_strata(strata)
     yield ""
     yield phases(campaign)
+    if any(phase["external"] for phase in campaign["phases"]):
+        yield ""
+        yield external(campaign)
+    for phase in campaign["phases"]:
+        for hold in phase["outlasted"]:
+            yield Text(f"phase {phase['phase']} waits since {hold['since']}: {hold['detail']}", "yellow")
     if campaign["gate"]:
         yield ""
         yield gates(campaign)
@@ -168,6 +174,19 @@ def _phase_row(phase: Phase) -> tuple[object, ...]:
     )
 
 
+def external(campaign: CampaignDetail) -> Table:
+    """External gates and what they said in the running gate epoch."""
+    return table(
+        ("phase", "external gate", "verdict", "reason", "evidence", "by", "at"),
+        (
+            (phase["phase"], g["name"], g["verdict"], g["reason"], g["evidence"], g["actor"], g["at"])
+            for phase in campaign["phases"]
+            for g in phase["external"]
+        ),
+        right=["phase"],
+    )
+
+
 def gates(campaign: CampaignDetail) -> Table:
     """The last evaluation of each halt rule in the running gate epoch."""
     return table(
@@ -200,6 +219,8 @@ def preview(found: Preview) -> RenderableType:
         rows = ((p["name"], p["size"], p["reached"], p["in_flight"], p["failures_at_most"]) for p in found["phases"])
         columns = ("phase", "devices", "reached", "in flight", "failures at most")
         parts += [table(columns, rows, right=columns[1:]), ""]
+        if waits := [line for phase in found["phases"] for line in _waits(phase)]:
+            parts += [*waits, ""]
     if found["rules"]:
         parts.append(
             table(
@@ -222,6 +243,15 @@ def preview(found: Preview) -> RenderableType:
     strata = sorted(found["strata"].items())
     parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
     return Group(*parts)
+
+
+def _waits(phase: PhasePreview) -> Iterator[str]:
+    if (devices := phase["soak_devices"]) is not None:
+        asked = phase["soak_devices_asked"]
+        fewer = f", all that it has, of {asked} asked" if asked != devices else ""
+        yield f"Phase '{phase['name']}' soaks until {devices} devices have matured{fewer}."
+    if phase["external"]:
+        yield f"Phase '{phase['name']}' waits for external gates: {', '.join(phase['external'])}."
 
 
 def _false_alarms(rule: RulePreview) -> str:

@@ -90,6 +90,29 @@ def approve(
     _show_state(cli, after)
 
 
+@command(group, "gate")
+def gate(
+    cli: Cli,
+    campaign_id: CampaignId,
+    phase: Annotated[int, typer.Argument(min=0, help="Phases count from 0.")],
+    name: Annotated[str, typer.Argument(help="Of the external gate, as the plan names it.")],
+    verdict: Annotated[str, typer.Option("--verdict", help="promote, hold, or halt: that halts the campaign.")],
+    reason: Reason,
+    evidence: Annotated[
+        str | None, typer.Option("--evidence", help="Address of what it rests on.", show_default=False)
+    ] = None,
+    gate_epoch: Annotated[
+        int | None,
+        typer.Option("--epoch", help="Gate epoch that was asked; refused if it is over.", show_default=False),
+    ] = None,
+) -> None:
+    """Give the verdict of an external gate, such as a laboratory, on a phase. Needs the scope campaign:gate only."""
+    given = cli.client.give_verdict(
+        campaign_id, phase, name, verdict, reason, evidence_url=evidence, gate_epoch=gate_epoch
+    )
+    cli.output.data(given, f"{campaign_id} {given['state']}")
+
+
 @command(group, "launch")
 def launch(cli: Cli, campaign_id: CampaignId) -> None:
     """Start an approved campaign."""

@@ -187,6 +187,23 @@ class OtaClient:
         """Let a phase promote that waits for people; phases count from 0."""
         return self.act(campaign_id, f"phases/{phase}/approve", {"digest": digest})
 
+    def give_verdict(
+        self,
+        campaign_id: str,
+        phase: int,
+        gate: str,
+        verdict: str,
+        reason: str,
+        *,
+        evidence_url: str | None = None,
+        gate_epoch: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> m.GivenVerdict:
+        """Speak for an external gate: ``promote``, ``hold`` or ``halt``. Its last verdict counts while the phase is not promoted."""
+        body = {"verdict": verdict, "reason": reason, "evidence_url": evidence_url, "gate_epoch": gate_epoch}
+        path = f"/v1/campaigns/{_part(campaign_id)}/phases/{phase}/gates/{_part(gate)}"
+        return self._post(path, body, idempotency_key=idempotency_key)
+
     # ---- plumbing
 
     def _get(self, path: str, **query: Any) -> Any:

@@ -124,6 +124,34 @@ class Campaign(TypedDict):
     updated_at: str
 
 
+class External(TypedDict):
+    """An external gate, with its last verdict in the running gate epoch."""
+
+    name: str
+    verdict: str | None
+    reason: str | None
+    evidence: str | None
+    actor: str | None
+    at: str | None
+
+
+class Hold(TypedDict):
+    reason: str
+    gate: str | None
+    detail: str
+    since: str
+    at: str
+
+
+class GivenVerdict(TypedDict):
+    campaign_id: str
+    phase: int
+    gate: str
+    verdict: str
+    gate_epoch: int
+    state: str
+
+
 class Phase(TypedDict):
     phase: int
     name: str
@@ -132,6 +160,10 @@ class Phase(TypedDict):
     counts: dict[str, int]
     approved: bool
     soak_until: str | None
+    soak_ended_at: str | None
+    external: list[External]
+    outlasted: list[Hold]
+    """Holds of this gate epoch that outlasted the plan's patience."""
 
 
 class Gate(TypedDict):
@@ -249,6 +281,10 @@ class PhasePreview(TypedDict):
     strata: dict[str, int]
     in_flight: int
     failures_at_most: int
+    soak_devices: int | None
+    """Matured devices that the soak waits for: all of the phase at most."""
+    soak_devices_asked: int | None
+    external: list[str]
 
 
 class RulePreview(TypedDict):

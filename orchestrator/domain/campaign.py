@@ -25,18 +25,22 @@ from orchestrator.domain.commands import (
     Command,
     Complete,
     Create,
+    EndSoak,
     Enrol,
+    GiveVerdict,
     Halt,
     HaltStratum,
     Launch,
     OpenPhase,
+    OutlastHold,
     Pause,
     Promote,
     Resume,
     StartSoak,
     Submit,
 )
-from orchestrator.errors import ConflictError
+from orchestrator.domain.external import gate_names, latest, missing
+from orchestrator.errors import ConflictError, NotFoundError
 from schemas import campaign_events as e
 
 
@@ -75,6 +79,20 @@ class ReleaseQuarantinedError(ConflictError):
     remedy = "Look at that halt, then have somebody else approve this campaign anew with `ota campaign approve`."
 
 
+class ExternalGateNotFoundError(NotFoundError):
+    """The phase has no such external gate."""
+
+    code = "campaign.external.not_found"
+    remedy = "`ota campaign show` lists the external gates of each phase."
+
+
+class ExternalEpochError(ConflictError):
+    """The verdict answers a question of before a halt."""
+
+    code = "campaign.external.epoch"
+    remedy = "Test again what runs now, and give the verdict for the running gate epoch."
+
+
 class Campaign(Struct, frozen=True, kw_only=True):
     """State of one campaign after ``version`` events."""
 
@@ -101,6 +119,13 @@ class Campaign(Struct, frozen=True, kw_only=True):
     phase_state: PhaseState = PhaseState.WAITING
     phase_approvals: tuple[int, ...] = ()
     soak_until: int | None = None
+    soak_ended_at: int | None = None
+    """Of phases whose soak waits for devices: when they had matured."""
+    resumed_at: int | None = None
+    verdicts: tuple[e.ExternalVerdictGiven, ...] = ()
+    """The last of each external gate and phase, in the running gate epoch."""
+    outlasted: tuple[e.HoldOutlasted, ...] = ()
+    """Holds that people were told of, in the running gate epoch."""
     halt: e.CampaignHalted | None = None
     halted_strata: tuple[str, ...] = ()
     """Strata that were halted alone, in the order of their halts. They stay so: their devices need a campaign of their own."""
@@ -110,6 +135,13 @@ class Campaign(Struct, frozen=True, kw_only=True):
     @property
     def phases(self) -> list[dict[str, Any]]:
         return self.plan["phases"]
+
+    @property
+    def promotable_since(self) -> int | None:
+        """When the open phase could first have been promoted (ms), perhaps in the future; None while its soak has no end yet."""
+        asked = self.phases[self.phase].get("soak_devices")
+        end = self.soak_until if asked is None else self.soak_ended_at
+        return None if end is None else max(end, self.resumed_at or 0)
 
 
 def _require(campaign: Campaign, allowed: frozenset[CampaignState], what: str) -> None:
@@ -164,6 +196,8 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             if command.phase in campaign.phase_approvals:
                 return []
             return [e.PhaseApproved(actor=command.actor, phase=command.phase, digest=command.digest)]
+        case GiveVerdict():
+            return _give_verdict(campaign, command)
         case Launch():
             _require(campaign, _only(CampaignState.APPROVED), "launching")
             if len(command.release_halts) > campaign.release_halts:
@@ -188,7 +222,7 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             return [
                 e.CampaignAborted(actor=command.actor, reason=command.reason, ledger_position=command.ledger_position)
             ]
-        case Enrol() | OpenPhase() | StartSoak() | Promote() | Complete():
+        case Enrol() | OpenPhase() | StartSoak() | EndSoak() | OutlastHold() | Promote() | Complete():
             return _progress(campaign, command)
 
 
@@ -235,6 +269,48 @@ def _approve(campaign: Campaign, command: Approve) -> list[e.CampaignEvent]:
     ]
 
 
+def _give_verdict(campaign: Campaign, command: GiveVerdict) -> list[e.CampaignEvent]:
+    """A verdict that halts is taken for any phase and epoch: a halt is never refused. The others count while they can."""
+    known = gate_names(campaign.phases[command.phase]) if 0 <= command.phase < len(campaign.phases) else []
+    if command.gate not in known:
+        raise ExternalGateNotFoundError(
+            f"Phase {command.phase} of campaign {campaign.campaign_id} has no external gate '{command.gate[:64]}'."
+        )
+    halts = command.verdict == "halt"
+    if halts and campaign.state in TERMINAL:
+        return []
+    stoppable = _only(CampaignState.RUNNING, CampaignState.PAUSED)
+    _require(campaign, LIVE if halts else stoppable, "the verdict of an external gate")
+    if not halts and command.gate_epoch not in {None, campaign.gate_epoch}:
+        raise ExternalEpochError(
+            f"The verdict is for gate epoch {command.gate_epoch}; campaign {campaign.campaign_id} is in {campaign.gate_epoch}."
+        )
+    promoted = campaign.phase if campaign.phase_state is PhaseState.PROMOTED else campaign.phase - 1
+    if not halts and command.phase <= promoted:
+        raise CampaignTransitionError(f"Phase {command.phase} is promoted already; a verdict changes nothing.")
+    given = e.ExternalVerdictGiven(
+        phase=command.phase,
+        gate=command.gate,
+        verdict=command.verdict,
+        reason=command.reason,
+        evidence=command.evidence,
+        digest=campaign.digest or "",
+        gate_epoch=campaign.gate_epoch,
+        at=command.at,
+        actor=command.actor,
+    )
+    if not halts or campaign.state not in stoppable:
+        return [given]
+    halt = e.CampaignHalted(
+        by=command.gate,
+        reason=command.reason,
+        phase=campaign.phase if campaign.phase >= 0 else None,
+        gate_epoch=campaign.gate_epoch,
+        ledger_position=command.ledger_position,
+    )
+    return [given, halt]
+
+
 def _halt(campaign: Campaign, command: Halt) -> list[e.CampaignEvent]:
     if campaign.state is CampaignState.HALTED or campaign.state in TERMINAL:
         return []
@@ -267,12 +343,18 @@ def _resume(campaign: Campaign, command: Resume) -> list[e.CampaignEvent]:
         epoch += 1
     return [
         e.CampaignResumed(
-            actor=command.actor, reason=command.reason, gate_epoch=epoch, ledger_position=command.ledger_position
+            actor=command.actor,
+            reason=command.reason,
+            gate_epoch=epoch,
+            ledger_position=command.ledger_position,
+            at=command.at,
         )
     ]
 
 
-def _progress(campaign: Campaign, command: Enrol | OpenPhase | StartSoak | Promote | Complete) -> list[e.CampaignEvent]:
+def _progress(
+    campaign: Campaign, command: Enrol | OpenPhase | StartSoak | EndSoak | OutlastHold | Promote | Complete
+) -> list[e.CampaignEvent]:
     """What the process manager reports. Repetition is harmless: a step already taken gives no event."""
     match command:
         case Enrol():
@@ -311,8 +393,35 @@ def _progress(campaign: Campaign, command: Enrol | OpenPhase | StartSoak | Promo
             if command.phase != campaign.phase or campaign.phase_state is not PhaseState.OPEN:
                 return []
             _require(campaign, _only(CampaignState.RUNNING), "soaking")
-            soak = campaign.phases[command.phase]["soak"]
-            return [e.SoakStarted(phase=command.phase, at=command.at, until=command.at + soak)]
+            plan = campaign.phases[command.phase]
+            return [
+                e.SoakStarted(
+                    phase=command.phase,
+                    at=command.at,
+                    until=command.at + plan["soak"],
+                    gate_epoch=campaign.gate_epoch,
+                    external=list(missing(plan, command.phase, campaign.verdicts)),
+                )
+            ]
+        case EndSoak():
+            if not _soaking(campaign, command.phase) or campaign.soak_ended_at is not None:
+                return []
+            _require(campaign, _only(CampaignState.RUNNING), "ending a soak")
+            return [
+                e.SoakEnded(
+                    phase=command.phase,
+                    at=command.at,
+                    gate_epoch=campaign.gate_epoch,
+                    matured=command.matured,
+                    wanted=campaign.phases[command.phase].get("soak_devices") or 0,
+                )
+            ]
+        case OutlastHold():
+            hold = command.event
+            current = campaign.state is CampaignState.RUNNING and hold.gate_epoch == campaign.gate_epoch
+            if not current or not _soaking(campaign, hold.phase) or told(campaign, hold):
+                return []
+            return [hold]
         case Promote():
             if command.phase != campaign.phase or campaign.phase_state is PhaseState.PROMOTED:
                 return []
@@ -347,6 +456,16 @@ def _progress(campaign: Campaign, command: Enrol | OpenPhase | StartSoak | Promo
                     failed=command.failed,
                 )
             ]
+
+
+def _soaking(campaign: Campaign, phase: int) -> bool:
+    return phase == campaign.phase and campaign.phase_state is PhaseState.SOAKING
+
+
+def told(campaign: Campaign, hold: e.HoldOutlasted) -> bool:
+    """Whether people have been told of this hold in the running gate epoch."""
+    same = (hold.phase, hold.reason, hold.gate)
+    return any((each.phase, each.reason, each.gate) == same for each in campaign.outlasted)
 
 
 def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
@@ -387,13 +506,19 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
         case e.PhaseOpened():
             return replace(campaign, phase=event.phase, phase_state=PhaseState.OPEN, soak_until=None)
         case e.SoakStarted():
-            return replace(campaign, phase_state=PhaseState.SOAKING, soak_until=event.until)
+            return replace(campaign, phase_state=PhaseState.SOAKING, soak_until=event.until, soak_ended_at=None)
+        case e.SoakEnded():
+            return replace(campaign, soak_ended_at=event.at)
         case e.PhasePromoted():
             return replace(
                 campaign, phase_state=PhaseState.PROMOTED, promoted_since_halt=campaign.promoted_since_halt + 1
             )
         case e.PhaseApproved():
             return replace(campaign, phase_approvals=(*campaign.phase_approvals, event.phase))
+        case e.ExternalVerdictGiven():
+            return replace(campaign, verdicts=latest(campaign.verdicts, event))
+        case e.HoldOutlasted():
+            return replace(campaign, outlasted=(*campaign.outlasted, event))
         case e.CampaignPaused():
             return replace(campaign, state=CampaignState.PAUSED)
         case e.CampaignResumed():
@@ -422,8 +547,10 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
 
 
 def _resumed(campaign: Campaign, event: e.CampaignResumed) -> Campaign:
-    # A new epoch asks the open phase for fresh evidence: it soaks again once its devices are offered again.
-    fresh = event.gate_epoch != campaign.gate_epoch and campaign.phase_state is PhaseState.SOAKING
+    # A new epoch asks the open phase for fresh evidence: it soaks again once its devices are offered again, and external gates
+    # are asked again.
+    anew = event.gate_epoch != campaign.gate_epoch
+    fresh = anew and campaign.phase_state is PhaseState.SOAKING
     return replace(
         campaign,
         state=CampaignState.RUNNING,
@@ -432,6 +559,10 @@ def _resumed(campaign: Campaign, event: e.CampaignResumed) -> Campaign:
         resume_approved=False,
         phase_state=PhaseState.OPEN if fresh else campaign.phase_state,
         soak_until=None if fresh else campaign.soak_until,
+        soak_ended_at=None if fresh else campaign.soak_ended_at,
+        resumed_at=event.at,
+        verdicts=() if anew else campaign.verdicts,
+        outlasted=() if anew else campaign.outlasted,
     )
 
 

@@ -40,6 +40,22 @@ class ApprovePhase(Struct, frozen=True, kw_only=True):
     digest: str
 
 
+class GiveVerdict(Struct, frozen=True, kw_only=True):
+    """What an external gate says of a phase."""
+
+    phase: int
+    gate: str
+    verdict: str
+    """``promote``, ``hold`` or ``halt``."""
+    reason: str
+    evidence: str | None
+    gate_epoch: int | None
+    """The epoch that the gate was asked in, if it says so."""
+    at: int
+    ledger_position: int
+    actor: str
+
+
 class Launch(Struct, frozen=True, kw_only=True):
     actor: str
     ledger_position: int
@@ -66,6 +82,18 @@ class StartSoak(Struct, frozen=True, kw_only=True):
     at: int
 
 
+class EndSoak(Struct, frozen=True, kw_only=True):
+    """The devices that the soak waited for have matured, or the phase has no more."""
+
+    phase: int
+    at: int
+    matured: int
+
+
+class OutlastHold(Struct, frozen=True, kw_only=True):
+    event: e.HoldOutlasted
+
+
 class Promote(Struct, frozen=True, kw_only=True):
     phase: int
     matured: int
@@ -86,6 +114,7 @@ class Resume(Struct, frozen=True, kw_only=True):
     actor: str
     reason: str
     ledger_position: int
+    at: int | None = None
 
 
 class Halt(Struct, frozen=True, kw_only=True):
@@ -114,10 +143,13 @@ Command = (
     | Submit
     | Approve
     | ApprovePhase
+    | GiveVerdict
     | Launch
     | Enrol
     | OpenPhase
     | StartSoak
+    | EndSoak
+    | OutlastHold
     | Promote
     | Pause
     | Resume

@@ -36,6 +36,7 @@ class Hold(StrEnum):
     INFRASTRUCTURE = "infrastructure"
     SOAK = "soak"
     APPROVAL = "approval"
+    EXTERNAL = "external"
     EVIDENCE = "evidence"
 
 
@@ -244,6 +245,17 @@ def _verdict(count: RuleCount, needed: int, alpha: float | None) -> HaltVerdict:
     )
 
 
+def soak_goal(asked: int | None, matured: int, outstanding: int) -> int:
+    """Matured devices that a soak waits for: as many as asked for, or all that the phase has, if fewer.
+
+    Args:
+        asked: by the plan; None if the soak is only a time.
+        matured: devices of the phase that have matured.
+        outstanding: those that may still: waiting, offered, or started less than a confirm deadline ago.
+    """
+    return 0 if asked is None else min(asked, matured + outstanding)
+
+
 def evaluate_promote(
     matured_n: int,
     matured_f: int,
@@ -255,6 +267,8 @@ def evaluate_promote(
     stale: bool,
     strata_covered: bool,
     breaker_open: bool = False,
+    soak_devices: int = 0,
+    external_missing: str = "",
 ) -> GateVerdict:
     """Whether the phase promotes now. Halt rules are asked before this, always.
 
@@ -268,6 +282,8 @@ def evaluate_promote(
         stale: facts lag behind by more than the limit, or there are none.
         strata_covered: every stratum that this phase has devices of has a matured one.
         breaker_open: infrastructure trouble holds offers.
+        soak_devices: matured devices that the soak still waits for in all; 0 once they were there.
+        external_missing: what an external gate is waited for, as a sentence; empty if none is.
 
     Raises:
         NotConvergedError: the evidence could not be computed; nothing is promoted.
@@ -288,8 +304,12 @@ def evaluate_promote(
         return hold(Hold.INFRASTRUCTURE, "Infrastructure trouble holds offers; the release is not blamed.")
     if not soaked:
         return hold(Hold.SOAK, "The phase is still soaking.")
+    if matured_n < soak_devices:
+        return hold(Hold.SOAK, f"The phase is still soaking: {matured_n} of {soak_devices} devices have matured.")
     if approval_missing:
         return hold(Hold.APPROVAL, "The phase waits for an approval.")
+    if external_missing:
+        return hold(Hold.EXTERNAL, external_missing)
     if not strata_covered:
         return hold(Hold.EVIDENCE, "Some strata of this phase have no matured device yet.")
     counted = f"{matured_f} of {matured_n} matured devices failed"

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Self, cast
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.external import MAX_EXTERNAL, ExternalGate
 from orchestrator.domain.halt_rule import TAGS, HaltRule
 from orchestrator.domain.plan_fields import (
     Count,
@@ -105,7 +106,13 @@ class Phase(PlanModel):
     count: Count | None = None
     min_count: Count | None = None
     soak: Duration
+    soak_devices: Count | None = None
+    """The soak also waits for so many matured devices of the phase, or for all that it has, if fewer."""
     approval: Flag = False
+    external: Annotated[tuple[ExternalGate, ...], Field(max_length=MAX_EXTERNAL)] = ()
+    """Parties outside that must each say promote."""
+    patience: Deadline | None = None
+    """How long the gate may hold the phase after its soak before people are told. It never decides."""
     promote: PromoteTest | None = None
     rate: Pace | None = None
     max_in_flight: InFlightCap | None = None
@@ -219,6 +226,9 @@ _OWN_CODE: Final = re.compile(r"plan\.")
 
 def _inner_problems(plan: Plan) -> Iterator[Problem]:
     yield from _duplicates("/phases", "phase", [phase.name for phase in plan.phases])
+    for index, phase in enumerate(plan.phases):
+        pointer = f"/phases/{index}/external"
+        yield from _duplicates(pointer, "external gate", [gate.name for gate in phase.external])
     yield from _duplicates("/halt", "halt rule", [rule.name for rule in plan.halt])
     yield from _duplicates("/cohort/stratify_by", "dimension", plan.cohort.stratify_by)
     both = sorted(set(plan.cohort.include) & set(plan.cohort.exclude))

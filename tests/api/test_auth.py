@@ -19,7 +19,9 @@ def operations(app):
 
 
 def address(path):
-    return path.format(campaign_id="cmp_x", device_id="dev_x", release_id="rel_x", key_id="k", name="m", phase="0")
+    return path.format(
+        campaign_id="cmp_x", device_id="dev_x", release_id="rel_x", key_id="k", name="m", phase="0", gate="g"
+    )
 
 
 async def test_every_route_declares_exactly_one_scope_or_is_public(api):

@@ -21,10 +21,10 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         halted = await halted_strata(conn, campaign_no)
         ripe = (now - rules.confirm_deadline) // rules.bucket  # buckets below this number ended before the cut
         mature = await conn.fetch(
-            "SELECT m.stratum, sum(m.started)::bigint AS started, sum(m.good)::bigint AS good,"
+            "SELECT m.stratum, m.bucket < $3 AS ripe, sum(m.started)::bigint AS started, sum(m.good)::bigint AS good,"
             " sum(m.excluded)::bigint AS excluded FROM maturity m JOIN control k"
             " ON k.campaign_no = m.campaign_no AND k.stratum = -1 AND k.gate_epoch = m.gate_epoch"
-            " WHERE m.campaign_no = $1 AND m.phase = $2 AND m.bucket < $3 GROUP BY m.stratum",
+            " WHERE m.campaign_no = $1 AND m.phase = $2 GROUP BY m.stratum, ripe",
             campaign_no,
             phase,
             ripe,
@@ -32,6 +32,14 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         states = await conn.fetch(
             "SELECT phase, state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 GROUP BY phase, state",
             campaign_no,
+        )
+        offered: Any = await conn.fetchval(
+            "SELECT coalesce(sum(n), 0)::bigint FROM counter"
+            " WHERE campaign_no = $1 AND phase = $2 AND state = $3 AND stratum <> ALL($4::smallint[])",
+            campaign_no,
+            phase,
+            State.OFFERED.value,
+            halted,
         )
         queued: Any = await conn.fetchval(
             "SELECT count(*) FROM (SELECT 1 FROM offer_queue"
@@ -43,11 +51,14 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
     share = rules.dossier.phases[phase].strata
     stopped = {rules.strata[number] for number in halted}
     strata = {key: 0 for key in sorted(share) if share[key] and key not in stopped}
-    matured = good = 0
+    matured = good = ripening = 0
     for row in mature:
         if row["stratum"] in halted:
             continue  # it has its verdict; the promote test asks about the others
         counted = row["started"] - row["excluded"]
+        if not row["ripe"]:
+            ripening += counted
+            continue
         matured, good = matured + counted, good + row["good"]
         strata[rules.strata[row["stratum"]]] = counted
     by_state: dict[str, int] = defaultdict(int)
@@ -61,4 +72,5 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         queued=queued,
         confirmed=by_state[State.CONFIRMED.value],
         failed=by_state[State.FAILED.value] + by_state[State.REVERTED.value],
+        outstanding=queued + offered + ripening,
     )

@@ -25,8 +25,10 @@ from orchestrator.app.queries import (
     DeviceStatus,
     DeviceSummary,
     Enrolment,
+    ExternalStatus,
     GateStatus,
     HaltStatus,
+    HoldStatus,
     Key,
     Page,
     PhaseStatus,
@@ -35,6 +37,7 @@ from orchestrator.app.queries import (
 )
 from orchestrator.app.registry import Artifact, DeviceNotFoundError, HardwareModel, Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
+from orchestrator.domain.external import gate_names
 from orchestrator.domain.halt_rule import false_halt_bound
 from schemas.campaign_events import CampaignHalted, StratumHalted
 
@@ -320,9 +323,34 @@ def _phases(campaign: c.Campaign, row: asyncpg.Record, counts: Mapping[int, dict
             counts=counts.get(index, {}),
             approved=index in campaign.phase_approvals,
             soak_until=campaign.soak_until if index == campaign.phase else None,
+            soak_ended_at=campaign.soak_ended_at if index == campaign.phase else None,
+            external=_external(campaign, index),
+            outlasted=[
+                HoldStatus(reason=hold.reason, gate=hold.gate, detail=hold.detail, since=hold.since, at=hold.at)
+                for hold in campaign.outlasted
+                if hold.phase == index
+            ],
         )
         for index, phase in enumerate(campaign.phases)
     ]
+
+
+def _external(campaign: c.Campaign, phase: int) -> list[ExternalStatus]:
+    given = {verdict.gate: verdict for verdict in campaign.verdicts if verdict.phase == phase}
+    found: list[ExternalStatus] = []
+    for name in gate_names(campaign.phases[phase]):
+        said = given.get(name)
+        found.append(
+            ExternalStatus(
+                name=name,
+                verdict=said and said.verdict,
+                reason=said and said.reason,
+                evidence=said and said.evidence,
+                actor=said and said.actor,
+                at=said and said.at,
+            )
+        )
+    return found
 
 
 async def _halt(conn: asyncpg.Connection, campaign_no: int, recorded: Sequence[Recorded]) -> HaltStatus | None:

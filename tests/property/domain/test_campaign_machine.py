@@ -12,7 +12,7 @@ from schemas.campaign_events import CampaignHalted
 
 PLAN = {
     "phases": [
-        {"name": "canary", "soak": 5, "promote": {"p1": 0.1, "beta": 0.05}},
+        {"name": "canary", "soak": 5, "promote": {"p1": 0.1, "beta": 0.05}, "external": [{"name": "lab"}]},
         {"name": "rest", "soak": 5, "promote": None},
     ],
     "approvals": {"required": 2, "separation": True},
@@ -97,6 +97,33 @@ class CampaignMachine(RuleBasedStateMachine):
             assert halted, "a person's halt is never refused while the campaign can offer"
         if by == "gate" and late:
             assert not halted, "evidence of a past epoch halts nothing"
+
+    @rule(verdict=st.sampled_from(["promote", "hold", "halt"]), epoch=st.sampled_from([None, 1, 2]))
+    def speak(self, verdict: str, epoch: int | None) -> None:
+        before = self.campaign
+        said = c.GiveVerdict(
+            phase=0,
+            gate="lab",
+            verdict=verdict,
+            reason="r",
+            evidence=None,
+            gate_epoch=epoch,
+            at=12,
+            ledger_position=3,
+            actor="lab",
+        )
+        given = self._do(said)
+        stoppable = before.state in {c.CampaignState.RUNNING, c.CampaignState.PAUSED}
+        if verdict == "halt" and stoppable:
+            assert given
+            assert self.campaign.state is c.CampaignState.HALTED, "a gate's halt is never refused"
+        if verdict != "halt":
+            assert self.campaign.state is before.state
+            assert not given or (stoppable and epoch in {None, before.gate_epoch})
+
+    @invariant()
+    def verdicts_are_of_the_running_epoch(self) -> None:
+        assert all(each.gate_epoch == self.campaign.gate_epoch for each in self.campaign.verdicts)
 
     @rule(actor=ACTORS)
     def abort(self, actor: str) -> None:

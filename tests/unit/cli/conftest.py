@@ -52,6 +52,9 @@ CAMPAIGN: dict[str, Any] = {
             "counts": {"offered": 5, "trial": 10, "confirmed": 12, "reverted": 3, "expired": 2},
             "approved": False,
             "soak_until": "2026-11-21T04:00:00.000Z",
+            "soak_ended_at": None,
+            "external": [],
+            "outlasted": [],
         },
         {
             "phase": 1,
@@ -61,6 +64,9 @@ CAMPAIGN: dict[str, Any] = {
             "counts": {},
             "approved": False,
             "soak_until": None,
+            "soak_ended_at": None,
+            "external": [],
+            "outlasted": [],
         },
     ],
     "gate": [

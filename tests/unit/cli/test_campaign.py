@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from tests.unit.cli.conftest import CAMPAIGN, HALT, campaign, problem
+from tests.unit.cli.conftest import AT, CAMPAIGN, HALT, campaign, problem
 
 PLAN = "release: ''\nphases:\n  - {name: canary, percent: 100, soak: 5s}\n"
 DIGEST = {"digest": "sha256:abc"}
@@ -106,6 +106,26 @@ def test_a_phase_is_approved_by_its_number(ota, api):
     api.on("POST", "/v1/campaigns/cmp_1/phases/0/approve", campaign("running"))
     assert ota("campaign", "approve", "cmp_1", "--phase", "0").exit_code == 0
     assert api.body() == DIGEST
+
+
+def test_a_laboratory_speaks_for_its_gate(ota, api):
+    given = {"campaign_id": "cmp_1", "phase": 0, "gate": "lab", "verdict": "hold", "gate_epoch": 1, "state": "running"}
+    api.on("POST", "/v1/campaigns/cmp_1/phases/0/gates/lab", given)
+    ran = ota("campaign", "gate", "cmp_1", 0, "lab", "--verdict", "hold", "--reason", "two runs left", "--epoch", 1)
+    assert (ran.exit_code, ran.stdout) == (0, "cmp_1 running\n")
+    assert api.body() == {"verdict": "hold", "reason": "two runs left", "evidence_url": None, "gate_epoch": 1}
+
+
+def test_show_names_external_gates_and_holds_that_outlasted_their_patience(ota, api):
+    shown = campaign()
+    said = {"verdict": "hold", "reason": "two runs left", "evidence": None, "actor": "lab", "at": AT}
+    shown["phases"][0]["external"] = [{"name": "lab-tests", **said}]
+    hold = {"reason": "external", "gate": "lab-tests", "detail": "It waits.", "since": AT, "at": AT}
+    shown["phases"][0]["outlasted"] = [hold]
+    api.on("GET", "/v1/campaigns/cmp_1", shown)
+    ran = ota("campaign", "show", "cmp_1")
+    for text in ("lab-tests", "two runs left", f"phase 0 waits since {AT}: It waits."):
+        assert text in ran.stdout
 
 
 def test_a_draft_cannot_be_approved(ota, api):
@@ -219,7 +239,17 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
         "holdback": 2,
         "strata": {"sensor-a/A": 200},
         "phases": [
-            {"name": "canary", "size": 60, "reached": 60, "strata": {}, "in_flight": 60, "failures_at_most": 31}
+            {
+                "name": "canary",
+                "size": 60,
+                "reached": 60,
+                "strata": {},
+                "in_flight": 60,
+                "failures_at_most": 31,
+                "soak_devices": 60,
+                "soak_devices_asked": 100,
+                "external": ["lab-tests"],
+            }
         ],
         "rules": [
             {

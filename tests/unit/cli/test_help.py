@@ -14,6 +14,7 @@ COMMANDS = {
     "campaign approve",
     "campaign create",
     "campaign events",
+    "campaign gate",
     "campaign halt",
     "campaign launch",
     "campaign list",

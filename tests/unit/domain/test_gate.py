@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.domain import gate
 from orchestrator.domain.boundary import BoundaryExceededError, halt_horizons
@@ -15,6 +17,7 @@ from orchestrator.domain.gate import (
     evaluate_strata,
     judge,
     scope_key,
+    soak_goal,
     suspects,
     tally,
 )
@@ -36,7 +39,7 @@ def table(name: str = "failures", scope: str = "campaign", p0: float = 0.02, min
     )
 
 
-def asked(n: int, f: int, *, p1: float | None = 0.05, beta: float | None = 0.05, **facts: bool) -> GateVerdict:
+def asked(n: int, f: int, *, p1: float | None = 0.05, beta: float | None = 0.05, **facts: object) -> GateVerdict:
     clear = {"soaked": True, "approval_missing": False, "stale": False, "strata_covered": True}
     return evaluate_promote(n, f, p1, beta, **clear | facts)
 
@@ -156,6 +159,9 @@ def test_none_of_four_does_not_promote_and_one_of_four_does_not_halt():
         ),
         ({"soaked": False, "approval_missing": True, "strata_covered": False}, Hold.SOAK),
         ({"approval_missing": True, "strata_covered": False}, Hold.APPROVAL),
+        ({"soak_devices": 1_001, "approval_missing": True, "strata_covered": False}, Hold.SOAK),
+        ({"approval_missing": True, "external_missing": "lab", "strata_covered": False}, Hold.APPROVAL),
+        ({"external_missing": "lab", "strata_covered": False}, Hold.EXTERNAL),
         ({"strata_covered": False}, Hold.EVIDENCE),
     ],
 )
@@ -163,6 +169,24 @@ def test_the_first_reason_to_hold_is_the_one_shown(facts, reason):
     verdict = asked(1_000, 0, **facts)
     assert (verdict.verdict, verdict.reason) == (Verdict.HOLD, reason)
     assert verdict.log_e is not None
+
+
+def test_the_order_of_the_reasons_is_a_contract():
+    assert list(Hold) == ["stale", "infrastructure", "soak", "approval", "external", "evidence"]
+
+
+def test_a_soak_waits_for_its_devices_and_says_how_many():
+    verdict = asked(39, 0, soak_devices=40)
+    assert (verdict.reason, "39 of 40 devices" in verdict.detail) == (Hold.SOAK, True)
+    assert asked(40, 0, p1=0.1, soak_devices=40).verdict is Verdict.PROMOTE
+
+
+@given(asked_for=st.integers(1, 500), matured=st.integers(0, 500), outstanding=st.integers(0, 500))
+def test_a_soak_waits_for_what_was_asked_or_for_all_there_is(asked_for, matured, outstanding):
+    goal = soak_goal(asked_for, matured, outstanding)
+    assert goal <= asked_for
+    assert (matured >= goal) == (matured >= asked_for or not outstanding), "it ends, and not a device early"
+    assert soak_goal(None, matured, outstanding) == 0
 
 
 def test_a_phase_without_a_promote_test_promotes_once_nothing_holds_it():

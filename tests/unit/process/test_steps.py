@@ -129,7 +129,7 @@ async def test_the_soak_begins_when_the_queue_is_empty(bench):
     assert "SoakStarted" not in bench.types()
     await bench.drain(0)
     await bench.gate(0, 20)
-    assert bench.last() == e.SoakStarted(phase=0, at=20, until=20 + SOAK)
+    assert bench.last() == e.SoakStarted(phase=0, at=20, until=20 + SOAK, gate_epoch=1)
 
 
 async def test_a_phase_promotes_when_its_soak_is_over_and_not_before(bench):
@@ -156,6 +156,106 @@ async def test_a_promotion_waits_for_its_approval():
     assert "approval" in (await bench.gate(0, SOAK)).reason
     await bench.campaigns.order(ID, c.ApprovePhase(actor="bob", phase=0, digest="d"))
     assert (await bench.gate(0, SOAK)).result is GateResult.PROMOTED
+
+
+def verdict(said, gate="lab"):
+    return c.GiveVerdict(
+        phase=0,
+        gate=gate,
+        verdict=said,
+        reason="r",
+        evidence=None,
+        gate_epoch=None,
+        at=0,
+        ledger_position=7,
+        actor="lab",
+    )
+
+
+async def test_a_promotion_waits_for_every_external_gate(bench):
+    gates = [{"name": "lab", "patience": None}, {"name": "field", "patience": None}]
+    await bench.launch(phase("canary", SOAK, external=gates), phase("rest", SOAK))
+    await bench.soak(0)
+    assert bench.last().external == ["lab", "field"]
+    assert "'lab'" in (await bench.gate(0, SOAK)).reason
+    await bench.campaigns.order(ID, verdict("promote"))
+    assert "'field'" in (await bench.gate(0, SOAK)).reason
+    await bench.campaigns.order(ID, verdict("promote", "field"))
+    assert (await bench.gate(0, SOAK)).result is GateResult.PROMOTED
+
+
+async def test_after_a_halt_and_a_resume_external_gates_are_asked_again(bench):
+    await bench.launch(phase("canary", SOAK, external=[{"name": "lab", "patience": None}]), phase("rest", SOAK))
+    await bench.soak(0)
+    await bench.campaigns.order(ID, verdict("promote"))
+    await bench.campaigns.order(ID, verdict("halt"))
+    assert (await bench.gate(0, SOAK)).result is GateResult.STOPPED
+    await bench.campaigns.resume(ID)
+    await bench.gate(0, SOAK)
+    assert (bench.last().gate_epoch, bench.last().external) == (2, ["lab"])
+    assert "'lab'" in (await bench.gate(0, 2 * SOAK)).reason
+    await bench.campaigns.order(ID, verdict("promote"))
+    assert (await bench.gate(0, 2 * SOAK)).result is GateResult.PROMOTED
+
+
+async def test_a_soak_lasts_until_enough_devices_have_matured_and_then_stays_over(bench):
+    await bench.launch(phase("canary", SOAK, soak_devices=8), phase("rest", SOAK))
+    await bench.soak(0)
+    bench.decisions.reading = {"matured": 5, "outstanding": 4}
+    assert "5 of 8 devices have matured" in (await bench.gate(0, SOAK)).reason
+    bench.decisions.reading = {"matured": 8, "outstanding": 1}
+    assert (await bench.gate(0, SOAK - 1)).reason == "The phase is still soaking."
+    await bench.gate(0, SOAK + 1)
+    assert bench.last() == e.SoakEnded(phase=0, at=SOAK + 1, gate_epoch=1, matured=8, wanted=8)
+    bench.decisions.reading = {"matured": 7, "outstanding": 2}
+    assert (await bench.gate(0, SOAK + 2)).result is GateResult.PROMOTED
+
+
+async def test_a_soak_that_waits_for_more_devices_than_there_are_ends_with_the_last(bench):
+    await bench.launch(phase("canary", SOAK, soak_devices=8), phase("rest", SOAK))
+    await bench.soak(0)
+    bench.decisions.reading = {"matured": 6, "outstanding": 1}
+    assert "6 of 7 devices have matured" in (await bench.gate(0, SOAK)).reason
+    bench.decisions.reading = {"matured": 6, "outstanding": 0}
+    await bench.gate(0, SOAK)
+    assert (bench.last().matured, bench.last().wanted) == (6, 8)
+    assert (await bench.gate(0, SOAK)).result is GateResult.PROMOTED
+
+
+async def test_a_hold_that_outlasts_its_patience_is_told_once_and_decides_nothing(bench):
+    await bench.launch(phase("canary", SOAK, approval=True, patience=100), phase("rest", SOAK))
+    await bench.soak(0)
+    await bench.gate(0, SOAK + 99)
+    assert "HoldOutlasted" not in bench.types()
+    for now in (SOAK + 100, SOAK + 200):
+        assert (await bench.gate(0, now)).result is GateResult.NOT_YET
+    assert bench.types().count("HoldOutlasted") == 1
+    told = bench.last()
+    assert (told.phase, told.reason, told.since, told.at) == (0, "approval", SOAK, SOAK + 100)
+    assert (await bench.campaigns.load(ID)).state is c.CampaignState.RUNNING
+    await bench.campaigns.order(ID, c.ApprovePhase(actor="bob", phase=0, digest="d"))
+    assert (await bench.gate(0, SOAK + 300)).result is GateResult.PROMOTED
+
+
+async def test_two_processes_tell_of_a_hold_once(bench):
+    await bench.launch(phase("canary", SOAK, approval=True, patience=100), phase("rest", SOAK))
+    await bench.soak(0)
+    await asyncio.gather(*(bench.gate(0, SOAK + 100 + i) for i in range(3)))
+    assert bench.types().count("HoldOutlasted") == 1
+
+
+async def test_patience_counts_from_when_the_devices_of_the_soak_had_matured(bench):
+    await bench.launch(phase("canary", SOAK, approval=True, patience=100, soak_devices=8), phase("rest", SOAK))
+    await bench.soak(0)
+    bench.decisions.reading = {"matured": 5, "outstanding": 4}
+    await bench.gate(0, 10 * SOAK)
+    assert "HoldOutlasted" not in bench.types(), "soaking is no hold that anybody has to be told of"
+    bench.decisions.reading = {"matured": 8}
+    await bench.gate(0, 20 * SOAK)
+    await bench.gate(0, 20 * SOAK + 99)
+    assert "HoldOutlasted" not in bench.types()
+    await bench.gate(0, 20 * SOAK + 100)
+    assert bench.last().since == 20 * SOAK
 
 
 async def test_without_a_promote_test_everything_in_flight_must_end_first():
