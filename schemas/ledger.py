@@ -24,6 +24,8 @@ class Kind(StrEnum):
     """Started devices that have not installed are asked to stop; they stay in flight until they answer."""
     RETRY = "retry"
     """These devices wait again in the offer queue for a further attempt."""
+    UNQUEUE = "unqueue"
+    """These devices no longer wait for attempt ``attempt``: a late report of the one before took the reason away."""
     UNKNOWN = "unknown"
     """Reports of these devices may have been destroyed with a part of the log; ``seen`` is where they were last seen."""
 
@@ -40,6 +42,16 @@ class Cause(StrEnum):
     ABORTED = "aborted"
     LOG_LOSS = "log_loss"
     """What the device reported may have been destroyed: nobody is to blame for its silence."""
+    REJECTED = "rejected"
+    """Of a retry, as all that follow: what the attempt before ended in."""
+    CANCELLED = "cancelled"
+    TRANSPORT = "transport"
+    INTEGRITY = "integrity"
+    COMPATIBILITY = "compatibility"
+    INSTALL = "install"
+    BOOT = "boot"
+    HEALTH = "health"
+    REVERTED = "reverted"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +71,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     control_version: int = 0
     command_id: str | None = None
     not_before: int | None = None
-    """For retries: earliest time of the next offer, milliseconds since the epoch."""
+    """For retries: earliest time of the next offer, milliseconds since the epoch; with a cause, each device has its own shortly
+    before it (``domain.retry.spread``)."""
     seen: str | msgspec.UnsetType = msgspec.UNSET
     """For ``unknown``: the state in which the devices were last seen. Left out where it is unset, so that rows from before there
     was this field keep their hashes."""

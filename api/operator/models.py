@@ -173,6 +173,7 @@ class Assignment(_Output):
     cancel_requested_at: Time | None
     failure_class: str | None
     reason: str | None
+    next_attempt_at: Time | None = Field(description="When the next attempt may be offered, if one is decided.")
     current: bool
 
 
@@ -406,6 +407,12 @@ class RulePreview(_Output):
     bounds: dict[str, int] = Field(description="Started devices to the fewest failures that halt.")
 
 
+class RetryPreview(_Output):
+    outcome: str = Field(description="How an attempt ends that another one follows.")
+    max_attempts: int
+    pauses: list[int] = Field(description="Milliseconds between the attempts, at most.")
+
+
 class PlanProblem(_Output):
     pointer: str
     code: str
@@ -420,6 +427,7 @@ class Preview(_Output):
     strata: dict[str, int]
     phases: list[PhasePreview]
     rules: list[RulePreview]
+    retries: list[RetryPreview]
     problems: list[PlanProblem]
 
 

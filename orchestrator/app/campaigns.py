@@ -23,6 +23,7 @@ from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validat
 from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.plan import Plan, parse_plan
 from orchestrator.domain.plan_fields import PlanError, Problem
+from orchestrator.domain.retry import Outcome
 from orchestrator.domain.selection import models
 from orchestrator.errors import InvalidInputError
 from schemas.campaign_events import CampaignCreated, CampaignHalted
@@ -112,6 +113,15 @@ class RulePreview(Struct, frozen=True, kw_only=True):
     """Started devices to fewest failures that halt; counts at which nothing can halt are left out."""
 
 
+class RetryPreview(Struct, frozen=True, kw_only=True):
+    """How often devices are tried again after one kind of outcome."""
+
+    outcome: str
+    max_attempts: int
+    pauses: list[int]
+    """Milliseconds between the attempts, at most."""
+
+
 class Preview(Struct, frozen=True, kw_only=True):
     """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
 
@@ -122,6 +132,8 @@ class Preview(Struct, frozen=True, kw_only=True):
     strata: dict[str, int]
     phases: list[PhasePreview]
     rules: list[RulePreview]
+    retries: list[RetryPreview]
+    """Only of outcomes after which there is another attempt."""
     problems: list[Problem]
     """Why it cannot be submitted; then there are no phases and rules."""
 
@@ -154,8 +166,15 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
         strata=dossier.strata,
         phases=phases,
         rules=[_rule(table) for table in dossier.rules],
+        retries=retries(dossier.plan),
         problems=[],
     )
+
+
+def retries(plan: Plan) -> list[RetryPreview]:
+    """What the plan says of further attempts."""
+    found = ((str(outcome), plan.retry.pauses(outcome, plan.offer_ttl)) for outcome in Outcome)
+    return [RetryPreview(outcome=name, max_attempts=len(pauses) + 1, pauses=pauses) for name, pauses in found if pauses]
 
 
 def _rule(table: HaltTable) -> RulePreview:
@@ -383,6 +402,7 @@ class Campaigns:
             strata=strata,
             phases=[],
             rules=[],
+            retries=retries(plan),
             problems=resolved,
         )
 

@@ -161,10 +161,13 @@ class GateReading(Struct, frozen=True, kw_only=True):
     """Matured devices by stratum key, zero for strata that the phase has devices of and none matured."""
     in_flight: int
     queued: int
+    """Devices that wait for their first offer, or for a further one that is due."""
     confirmed: int
     failed: int
     outstanding: int = 0
     """Devices of the phase that may still mature: waiting, offered, or started less than a confirm deadline ago."""
+    waiting: int = 0
+    """Devices whose next attempt is not due yet, or is still to be decided."""
 
 
 class Decisions(Protocol):

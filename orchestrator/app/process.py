@@ -244,10 +244,11 @@ class CampaignProcess:
         return str(campaign.state)
 
     async def dispatch(self, campaign_id: str, phase: int, now: int) -> DispatchedSlice:
-        """Offer one slice of the phase; once its queue is empty, of what waits again in the phases before it."""
+        """Offer one slice of the phase; once nothing of it is due, of what waits again in the phases before it."""
         done = await self._decisions.dispatch(campaign_id, phase, self._slice_size, now)
         for earlier in range(phase):
-            if done.state != c.CampaignState.RUNNING or done.granted or done.remaining:
+            due = done.remaining and (done.next_due_at is None or done.next_due_at <= now)
+            if done.state != c.CampaignState.RUNNING or done.granted or due or done.hold:
                 break
             done = await self._decisions.dispatch(campaign_id, earlier, self._slice_size, now)
         return done
@@ -261,10 +262,11 @@ class CampaignProcess:
         return Tended(state=swept.state, settled=settled, swept=swept)
 
     async def evaluate_gate(self, campaign_id: str, phase: int, now: int) -> GateOutcome:
-        """Start the phase's soak once its queue is empty; promote it once its gate allows.
+        """Start the phase's soak once nobody in it waits for an offer that is due; promote it once its gate allows.
 
-        A phase with a promote test is promoted on its matured devices, one without when nothing of it is under way. The last
-        phase also waits for everything that is still under way anywhere: after it there is nobody left to halt for.
+        A phase with a promote test is promoted on its matured devices, one without when nothing of it is under way, a pause before
+        another attempt included. The last phase also waits for everything that is still under way anywhere: after it there is
+        nobody left to halt for.
         """
         campaign = await self._campaigns.load(campaign_id)
         _require_phase(campaign, phase)
@@ -330,6 +332,8 @@ class CampaignProcess:
         last = len(campaign.phases) - 1
         reading = await self._decisions.read_gate(campaign_id, last, now)
         if waiting := await self._under_way(campaign, last, reading, now):
+            # A late report may be a reason to try again after the last phase was left, and nobody else offers any more.
+            await self.dispatch(campaign_id, last, now)
             return Finish(state=str(campaign.state), reason=waiting)
         campaign = await self._step(
             campaign_id,
@@ -367,12 +371,14 @@ class CampaignProcess:
         last = phase == len(campaign.phases) - 1
         if campaign.phases[phase].get("promote") and not last:
             return ""
-        queued = reading.queued
+        queued, waiting = reading.queued, reading.waiting
         for earlier in range(phase) if last else ():
-            queued += (await self._decisions.read_gate(campaign.campaign_id, earlier, now)).queued
-        if not queued and not reading.in_flight:
+            before = await self._decisions.read_gate(campaign.campaign_id, earlier, now)
+            queued, waiting = queued + before.queued, waiting + before.waiting
+        if not queued and not waiting and not reading.in_flight:
             return ""
-        return f"{queued} devices wait for their offer, {reading.in_flight} are in flight."
+        paused = f", {waiting} until they are tried again" if waiting else ""
+        return f"{queued} devices wait for their offer{paused}, {reading.in_flight} are in flight."
 
     async def _step(
         self, campaign_id: str, build: Build, *, command_id: str, expected_version: int | None = None

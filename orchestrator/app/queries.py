@@ -209,6 +209,8 @@ class AssignmentStatus(Struct, frozen=True, kw_only=True):
     cancel_requested_at: int | None
     failure_class: str | None
     reason: str | None
+    next_attempt_at: int | None
+    """When the next attempt may be offered; None if none is decided."""
     current: bool
     """It holds the device's slot."""
 

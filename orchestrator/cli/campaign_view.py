@@ -13,6 +13,7 @@ from rich.text import Text
 
 from orchestrator.cli.output import STYLES, facts, table
 from orchestrator.client.models import CampaignDetail, Halt, Phase, PhasePreview, Preview, RulePreview, StratumHalt
+from orchestrator.domain.durations import format_duration
 
 IN_FLIGHT: Final = ("offered", "accepted", "downloading", "installed", "trial")
 FAILED: Final = ("failed", "reverted")
@@ -240,6 +241,12 @@ def preview(found: Preview) -> RenderableType:
             )
         )
         parts += [_false_alarms(rule) for rule in found["rules"] if rule["false_alarms"]]
+    if found["retries"]:
+        again = (
+            (each["outcome"], each["max_attempts"], ", ".join(map(format_duration, each["pauses"])))
+            for each in found["retries"]
+        )
+        parts += ["", table(("tried again after", "attempts", "pauses at most"), again, right=("attempts",))]
     strata = sorted(found["strata"].items())
     parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
     return Group(*parts)

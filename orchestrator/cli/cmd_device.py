@@ -113,7 +113,7 @@ def show(cli: Cli, device_id: DeviceId) -> None:
     device = cli.client.device(device_id)
     timeline = list(islice(cli.client.timeline(device_id), TIMELINE))
     assigned = table(
-        ("campaign", "phase", "stratum", "attempt", "state", "reason", "changed"),
+        ("campaign", "phase", "stratum", "attempt", "state", "reason", "changed", "next attempt"),
         (
             (
                 a["campaign_id"],
@@ -123,6 +123,7 @@ def show(cli: Cli, device_id: DeviceId) -> None:
                 a["state"],
                 a["reason"] or a["failure_class"],
                 a["changed_at"],
+                a["next_attempt_at"],
             )
             for a in device["assignments"]
         ),

@@ -77,6 +77,7 @@ class Assignment(TypedDict):
     cancel_requested_at: str | None
     failure_class: str | None
     reason: str | None
+    next_attempt_at: str | None
     current: bool
 
 
@@ -302,6 +303,13 @@ class RulePreview(TypedDict):
     """Started devices to the fewest failures that halt."""
 
 
+class RetryPreview(TypedDict):
+    outcome: str
+    max_attempts: int
+    pauses: list[int]
+    """Milliseconds between the attempts, at most."""
+
+
 class PlanProblem(TypedDict):
     pointer: str
     code: str
@@ -316,4 +324,5 @@ class Preview(TypedDict):
     strata: dict[str, int]
     phases: list[PhasePreview]
     rules: list[RulePreview]
+    retries: list[RetryPreview]
     problems: list[PlanProblem]

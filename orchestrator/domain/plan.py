@@ -43,6 +43,7 @@ from orchestrator.domain.plan_fields import (
 )
 from orchestrator.domain.query import Query, QueryError, parse
 from orchestrator.domain.rate import Pace
+from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.window import Schedule
 
 MAX_HOLDBACK_PERCENT: Final = 50.0
@@ -56,9 +57,6 @@ MAX_RULES: Final = 20
 
 MAX_LISTED_DEVICES: Final = 100_000
 """Device ids that a plan may name; larger selections belong into attributes."""
-
-MAX_ATTEMPTS: Final = 10
-"""Attempts per device: what has not worked by then needs a person."""
 
 MAX_APPROVALS: Final = 20
 """People who must approve: more than any organisation asks for."""
@@ -146,12 +144,6 @@ class Approvals(PlanModel):
     separation: Flag = True
 
 
-class Retry(PlanModel):
-    """Attempts per device, the first one included; a new attempt follows an offer that expired."""
-
-    max_attempts: Annotated[Integer, between("plan.field.value", 1, MAX_ATTEMPTS)] = 1
-
-
 class Advisory(PlanModel):
     """What operators and devices are told about the release."""
 
@@ -173,7 +165,7 @@ class Plan(PlanModel):
     halt: Annotated[tuple[HaltRule, ...], Field(max_length=MAX_RULES), AfterValidator(filled)]
     max_in_flight: InFlight
     approvals: Approvals = Approvals()
-    retry: Retry = Retry()
+    retry: RetryPolicy = RetryPolicy()
     schedule: Schedule = Schedule()
     advisory: Advisory | None = None
 

@@ -1,7 +1,8 @@
 """The slice transaction: the one place where room is granted.
 
 It holds the campaign's pacing row exclusively, so parallel slices never see the same room, and takes the control lock before
-it appends: a slice that commits was allowed at its commit. Busy devices go back into the queue, because claiming took them out.
+it appends: a slice that commits was allowed at its commit. Busy devices go back into the queue, because claiming took them out; those
+whose late report made a further attempt needless leave it for good.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import ledger, rows, schedules
+from orchestrator.adapters.sql import ledger, retrying, rows, schedules
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.locks import share_control
@@ -195,14 +196,17 @@ async def _offer(
     free = [
         row["device_no"] for row in await conn.fetch(_SLOTS, devices, rules.campaign_no, [attempts[d] for d in devices])
     ]
-    busy = [row for row in claimed if row["device_no"] not in set(free)]
+    existing = await rows.lock(conn, [(device, rules.campaign_no) for device in devices if attempts[device] > 1])
+    over = retrying.over(rules, existing)
+    await retrying.give_back(conn, rules.campaign_no, over.intersection(free))
+    busy = [row for row in claimed if row["device_no"] not in over.union(free)]
     await _put_back(conn, rules, phase, busy, {row["device_no"]: now + BUSY_RETRY_MS for row in busy})
-    if not free:
+    free = [device for device in free if device not in over]
+    if not free and not over:
         return 0
     _, _, epoch = await control_state(conn, rules.campaign_no)
-    placed = await _place(ids, rules.campaign_no, phase, epoch, now, free, attempts)
+    placed = await _place(ids, rules.campaign_no, phase, epoch, now, free, attempts) if free else []
     changes = rows.Changes({rules.campaign_no: rules}, SHARD)
-    existing = await rows.lock(conn, [(device, rules.campaign_no) for device in free if attempts[device] > 1])
     deadlines: list[tuple[int, int, int, int, str]] = []
     for entry in placed:
         assert entry.attempt is not None
@@ -228,6 +232,7 @@ async def _offer(
         raise _StoppedError(state)
     if await withheld(conn):
         raise _StoppedError(state)
+    placed += retrying.unqueued(rules.campaign_no, over, attempts, epoch, now)
     await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])
     failpoints.hit("slice.before_commit")
     return len(free)

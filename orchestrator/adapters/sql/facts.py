@@ -18,13 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
 from orchestrator.adapters.clock import now_ms
-from orchestrator.adapters.sql import halting, positions, rows
+from orchestrator.adapters.sql import halting, positions, retrying, rows
 from orchestrator.adapters.sql.actions import ActionRanges
 from orchestrator.adapters.sql.engine import RETRYABLE, transaction
 from orchestrator.adapters.sql.fact_batch import FactBatch, Record, dead_letter, read_batch
 from orchestrator.adapters.sql.positions import BrokenChainError, Claim, FencedError, LogIdentity
 from orchestrator.adapters.sql.rules import RulesCache
-from orchestrator.domain.assignment import State, observe
+from orchestrator.domain.assignment import Assignment, State, observe
 from orchestrator.errors import OtaError
 from schemas import device_events as d
 from schemas.campaign_events import CampaignHalted
@@ -87,7 +87,7 @@ class FactProjection:
     """Applies deliveries. One instance per lane: calls must not overlap for the same partitions."""
 
     def __init__(self, engine: AsyncEngine, topic: str, *, judge: bool = True) -> None:
-        """``judge=False`` for a rebuild: verdicts are events, copied and never taken again."""
+        """``judge=False`` for a rebuild: verdicts are events, copied and never taken again, and nothing is filed for a sweep."""
         self._judges = judge
         self._engine = engine
         self._topic = topic
@@ -187,6 +187,7 @@ class FactProjection:
         found = await rows.lock(conn, batch.seen)
         rules = await self._rules.get(conn, {campaign for _, campaign in found})
         changes = rows.Changes(rules, shard)
+        again: list[Assignment] = []
         missing = batch.seen.keys() - found.keys()
         if missing:
             raise LookupError(f"no assignment for (device, campaign) {sorted(missing)[:3]}")
@@ -204,6 +205,10 @@ class FactProjection:
                 if new.state is not before.state:
                     applied.transitions[new.state] += 1
             changes.add(old, new)
+            if self._judges and retrying.concerns(rules[new.campaign_no], old, new):
+                again.append(new)
+        if again:
+            await retrying.file(conn, again)
         await changes.write(conn)
         await _report_attributes(conn, batch.attributes)
         return applied, failures

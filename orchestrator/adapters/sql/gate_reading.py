@@ -7,8 +7,10 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator.adapters.sql import retrying
 from orchestrator.adapters.sql.dispatch import halted_strata
 from orchestrator.adapters.sql.engine import driver
+from orchestrator.adapters.sql.retrying import RETRY_RANK
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import GateReading
 from orchestrator.domain.assignment import ACTIVE, State
@@ -42,12 +44,11 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
             halted,
         )
         queued: Any = await conn.fetchval(
-            "SELECT count(*) FROM (SELECT 1 FROM offer_queue"
-            " WHERE campaign_no = $1 AND phase = $2 AND stratum <> ALL($3::smallint[]) LIMIT 1000) q",
-            campaign_no,
-            phase,
-            halted,
+            "SELECT count(*) FROM (SELECT 1 FROM offer_queue WHERE campaign_no = $1 AND phase = $2"
+            " AND stratum <> ALL($3::smallint[]) AND (rank < $4 OR not_before <= $5) LIMIT 1000) q",
+            *(campaign_no, phase, halted, RETRY_RANK, now),
         )
+        waiting, unstarted = await retrying.waiting(conn, campaign_no, phase, halted, now)
     share = rules.dossier.phases[phase].strata
     stopped = {rules.strata[number] for number in halted}
     strata = {key: 0 for key in sorted(share) if share[key] and key not in stopped}
@@ -70,7 +71,8 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         strata=strata,
         in_flight=sum(by_state[state.value] for state in ACTIVE),
         queued=queued,
+        waiting=waiting,
         confirmed=by_state[State.CONFIRMED.value],
         failed=by_state[State.FAILED.value] + by_state[State.REVERTED.value],
-        outstanding=queued + offered + ripening,
+        outstanding=queued + unstarted + offered + ripening,
     )

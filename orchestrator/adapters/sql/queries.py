@@ -17,6 +17,7 @@ from orchestrator.adapters.sql import event_log
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, release_halts, stream_of
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.registry import ARTIFACT, RELEASE
+from orchestrator.adapters.sql.retrying import RETRY_RANK
 from orchestrator.app.ports import Recorded
 from orchestrator.app.queries import (
     AssignmentStatus,
@@ -57,12 +58,13 @@ _DEVICE = (
     "d.device_no, d.device_id, d.hardware_model, d.attributes, d.version, d.digest, d.registered_at, d.reported_at,"
     " p.last_seen_at"
 )
-_ASSIGNMENTS = """SELECT c.campaign_id, c.name AS campaign_name, c.release_id, a.phase, s.key AS stratum, a.attempt, a.action_id,
+_ASSIGNMENTS = f"""SELECT c.campaign_id, c.name AS campaign_name, c.release_id, a.phase, s.key AS stratum, a.attempt, a.action_id,
     a.state, a.changed_at, a.offered_at, a.started_at, a.cancel_requested_at, a.failure_class, a.reason,
-    l.device_no IS NOT NULL AS current
+    q.not_before AS next_attempt_at, l.device_no IS NOT NULL AS current
 FROM assignment a JOIN campaign c ON c.campaign_no = a.campaign_no
 JOIN stratum s ON s.campaign_no = a.campaign_no AND s.stratum = a.stratum
 LEFT JOIN device_slot l ON l.device_no = a.device_no AND l.campaign_no = a.campaign_no AND l.attempt = a.attempt
+LEFT JOIN offer_queue q ON q.campaign_no = a.campaign_no AND q.phase = a.phase AND q.rank = {RETRY_RANK} + a.device_no
 WHERE a.device_no = $1 ORDER BY a.campaign_no DESC LIMIT $2"""
 _ENTRY = 'event_id, type, recorded_at, campaign_no, attempt, failure_class, reason, detail, partition, "offset"'
 _TIMELINE = f"""SELECT t.event_id, t.type, t.recorded_at, c.campaign_id, t.attempt, t.failure_class, t.reason, t.detail,

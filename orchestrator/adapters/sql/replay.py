@@ -16,9 +16,8 @@ from itertools import groupby
 import asyncpg
 import msgspec
 
-from orchestrator.adapters.sql import enrolment, rows
+from orchestrator.adapters.sql import enrolment, retrying, rows
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
-from orchestrator.adapters.sql.sweep import retry_row
 from orchestrator.domain.assignment import (
     Assignment,
     Offer,
@@ -91,7 +90,10 @@ async def _decide(conn: asyncpg.Connection, rules: dict[int, CampaignRules], ent
             elif old is None:
                 raise LookupError(f"ledger {entry.position}: {entry.kind} before an offer to device {device}")
             elif entry.kind is Kind.RETRY:
-                queued[key] = retry_row(old, entry.attempt or 0, entry.not_before or 0)
+                queued[key] = retrying.replayed(old, entry)
+                continue
+            elif entry.kind is Kind.UNQUEUE:
+                queued.pop(key, None)
                 continue
             else:
                 new = _observed(old, entry)
@@ -110,8 +112,8 @@ def _keys(entries: Sequence[Entry]) -> Iterator[rows.Key]:
 
 
 async def _unqueue(conn: asyncpg.Connection, entries: Sequence[Entry]) -> dict[rows.Key, int]:
-    """Take what is offered out of the queue; the strata that it named."""
-    keys = list(_keys([entry for entry in entries if entry.kind is Kind.OFFER]))
+    """Take what is offered, or no longer waits, out of the queue; the strata that it named."""
+    keys = list(_keys([entry for entry in entries if entry.kind in {Kind.OFFER, Kind.UNQUEUE}]))
     if not keys:
         return {}
     taken = await conn.fetch(_UNQUEUE, [campaign for _, campaign in keys], [device for device, _ in keys])

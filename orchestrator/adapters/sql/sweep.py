@@ -1,25 +1,25 @@
 """Deadlines, and what a halt or an abort does to devices: the transactions that end attempts.
 
-An offer that was not started within its time to live expires and may be queued again. A started device that fell silent expires
-at its confirm deadline; silence after the image was installed is a release failure and is judged in the same transaction. After
-a halt or abort unstarted offers are withdrawn and started ones that have not installed are asked to cancel; installed and trial
-devices are left alone until their verdict.
+An offer that was not started within its time to live expires. A started device that fell silent expires at its confirm deadline;
+silence after the image was installed is a release failure and is judged in the same transaction. What may be tried again is queued
+again, also what projectors filed because a report ended an attempt (``retrying``). After a halt or abort unstarted offers are
+withdrawn and started ones that have not installed are asked to cancel; installed and trial devices are left alone until their verdict.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import halting, ledger, rows
+from orchestrator.adapters.sql import halting, ledger, retrying, rows
 from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import transaction
-from orchestrator.adapters.sql.locks import GATE, own_control
+from orchestrator.adapters.sql.locks import GATE, own_control, share_control
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.app.ports import DeadlineSweep
 from orchestrator.domain.assignment import (
@@ -33,7 +33,8 @@ from orchestrator.domain.assignment import (
     overdue,
     withdrawal,
 )
-from orchestrator.domain.campaign import TERMINAL, CampaignState
+from orchestrator.domain.campaign import LIVE, TERMINAL, CampaignState
+from orchestrator.domain.retry import Retry, again
 from schemas.ledger import Cause, Entry, Kind
 
 SHARD = 101
@@ -42,13 +43,11 @@ SHARD = 101
 MOST = 1_000
 """Devices per transaction: bounds how long their rows stay locked."""
 
-RETRY_RANK = 1_000_000_000
-"""Queued again behind everything that waits for its first offer; plus the device's number it is unique within a phase."""
-
 # Materialized for the same reason as the slice's claim.
 _CLAIM = """WITH c AS MATERIALIZED (
     SELECT due_at, campaign_no, device_no, attempt, what FROM due_queue
-    WHERE campaign_no = $1 AND ((what = 'offer' AND due_at <= $2) OR (what = 'confirm' AND due_at <= $3))
+    WHERE campaign_no = $1
+        AND ((what = 'offer' AND due_at <= $2) OR (what = 'confirm' AND due_at <= $3) OR what = 'retry')
     ORDER BY due_at, device_no LIMIT $4 FOR UPDATE SKIP LOCKED)
 DELETE FROM due_queue q USING c
 WHERE (q.due_at, q.campaign_no, q.device_no, q.attempt, q.what) = (c.due_at, c.campaign_no, c.device_no, c.attempt, c.what)
@@ -59,16 +58,34 @@ _FORGET = """DELETE FROM due_queue q WHERE q.campaign_no = $1 AND NOT EXISTS (
     SELECT 1 FROM device_slot s WHERE s.device_no = q.device_no AND s.campaign_no = q.campaign_no)"""
 
 
+class _EndedError(Exception):
+    """The campaign ended meanwhile: nothing may be queued again."""
+
+
 @dataclass(slots=True)
 class _Work:
     changes: rows.Changes
     entries: dict[tuple[Kind, Cause | None, int], list[int]] = field(default_factory=lambda: defaultdict(list))
-    again: list[Assignment] = field(default_factory=list)
+    again: list[tuple[Assignment, Retry]] = field(default_factory=list)
     failures: list[halting.Failure] = field(default_factory=list)
+    not_before: dict[tuple[Cause | None, int], int] = field(default_factory=dict[tuple[Cause | None, int], int])
+    """By cause and attempt of a retry."""
+
+    def try_again(self, row: Assignment, retry: Retry) -> None:
+        self.again.append((row, retry))
+        self.entries[Kind.RETRY, retry.cause, retry.attempt].append(row.device_no)
+        self.not_before[retry.cause, retry.attempt] = retry.not_before
 
 
 async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: int, facts_until: int) -> DeadlineSweep:
     """One pass over what is due and, in a stopped campaign, over what is still out. At most ``MOST`` devices of each."""
+    try:
+        return await _sweep(engine, cache, campaign_no, now, facts_until)
+    except _EndedError:
+        return await _sweep(engine, cache, campaign_no, now, facts_until)
+
+
+async def _sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: int, facts_until: int) -> DeadlineSweep:
     async with transaction(engine) as conn:
         state, _, _ = await control_state(conn, campaign_no)
         found = await cache.get(conn, [campaign_no])
@@ -96,16 +113,25 @@ async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: i
         claimed_attempt = {row["device_no"]: row["attempt"] for row in sorted(claimed, key=lambda row: row["attempt"])}
         locked = await rows.lock(conn, [(device, campaign_no) for device in {*claimed_attempt, *out}])
         work = _Work(rows.Changes({campaign_no: rules}, SHARD))
+        reported = {row["device_no"] for row in claimed if row["what"] == retrying.RETRY}
+        ended: list[Assignment] = []
         later: list[tuple[int, int, int, int, str]] = []
         for (device, _), row in locked.items():
             if claimed_attempt.get(device) == row.attempt:
                 if _expire(work, rules, row, state, now, facts_until):
                     continue
                 later.extend(_later(rules, row))
+                if device in reported and state in LIVE and row.stratum not in halted_alone:
+                    ended.append(row)
             if device in out:
-                _stop(work, row, state, now, alone=row.stratum in halted_alone)
+                _stop(work, rules, row, state, now, alone=row.stratum in halted_alone)
+        for row, retry in await retrying.decide(conn, rules, ended, now):
+            if retry is None:
+                work.entries[Kind.UNQUEUE, None, row.attempt + 1].append(row.device_no)
+            else:
+                work.try_again(row, retry)
         await rows.queue_due(conn, later)
-        await _requeue(conn, work.again, now + rules.offer_ttl)
+        await retrying.queue(conn, work.again, now)
         await work.changes.write(conn)
         halted = await _finish(conn, rules, work, now)
         if state in TERMINAL:
@@ -138,10 +164,9 @@ def _expire(work: _Work, rules: CampaignRules, row: Assignment, state: str, now:
     work.entries[Kind.EXPIRE, cause, row.attempt].append(row.device_no)
     if new.failed_at is not None and row.failed_at is None:
         work.failures.append(halting.Failure(now, new.stratum))
-    retry = rules.dossier.plan.retry.max_attempts
-    if cause is Cause.OFFER_TTL and row.attempt < retry and state in {CampaignState.RUNNING, CampaignState.PAUSED}:
-        work.again.append(row)
-        work.entries[Kind.RETRY, None, row.attempt + 1].append(row.device_no)
+    retry = again(rules.dossier.plan.retry, new, now, rules.offer_ttl) if state in LIVE else None
+    if retry is not None:
+        work.try_again(row, retry)
     return True
 
 
@@ -152,7 +177,7 @@ def _later(rules: CampaignRules, row: Assignment) -> Iterator[tuple[int, int, in
         yield what[1], row.campaign_no, row.device_no, row.attempt, what[0]
 
 
-def _stop(work: _Work, row: Assignment, state: str, now: int, *, alone: bool) -> None:
+def _stop(work: _Work, rules: CampaignRules, row: Assignment, state: str, now: int, *, alone: bool) -> None:
     cause = Cause.ABORTED if state == CampaignState.ABORTED else Cause.HALTED
     if row.state is State.OFFERED or (row.state is State.UNKNOWN and row.started_at is None):
         work.changes.add(row, observe(row, withdrawal(row.attempt, cause, now)))
@@ -160,32 +185,13 @@ def _stop(work: _Work, row: Assignment, state: str, now: int, *, alone: bool) ->
         if (
             cause is Cause.HALTED and not alone
         ):  # a resume offers again; nothing of this attempt was revealed, so it does not count
-            work.again.append(row)
-            work.entries[Kind.RETRY, None, row.attempt + 1].append(row.device_no)
+            work.try_again(row, Retry(attempt=row.attempt + 1, not_before=now + rules.offer_ttl, cause=None))
     elif row.state not in IN_TRIAL:
         work.changes.add(row, cancel_requested(row, row.attempt, now))
         work.entries[Kind.CANCEL, cause, row.attempt].append(row.device_no)
 
 
-async def _requeue(conn: asyncpg.Connection, again: Iterable[Assignment], not_before: int) -> None:
-    records = [retry_row(row, row.attempt + 1, not_before) for row in sorted(again, key=lambda row: row.device_no)]
-    if records:
-        await conn.copy_records_to_table("offer_queue", records=records)
-
-
-def retry_row(row: Assignment, attempt: int, not_before: int) -> tuple[int, ...]:
-    """The queue row of a further attempt."""
-    rank = RETRY_RANK + row.device_no
-    return row.campaign_no, row.phase, rank, row.device_no, row.stratum, attempt, not_before
-
-
-def _rows(
-    rules: CampaignRules,
-    entries: Mapping[tuple[Kind, Cause | None, int], list[int]],
-    version: int,
-    epoch: int,
-    now: int,
-) -> list[Entry]:
+def _rows(rules: CampaignRules, work: _Work, version: int, epoch: int, now: int) -> list[Entry]:
     order = {kind: i for i, kind in enumerate(Kind)}
     return [
         Entry(
@@ -197,23 +203,31 @@ def _rows(
             cause=cause,
             gate_epoch=epoch,
             control_version=version,
-            not_before=now + rules.offer_ttl if kind is Kind.RETRY else None,
+            not_before=work.not_before[cause, attempt] if kind is Kind.RETRY else None,
         )
         for (kind, cause, attempt), devices in sorted(
-            entries.items(), key=lambda item: (order[item[0][0]], str(item[0][1]), item[0][2])
+            work.entries.items(), key=lambda item: (order[item[0][0]], str(item[0][1]), item[0][2])
         )
     ]
 
 
 async def _finish(conn: asyncpg.Connection, rules: CampaignRules, work: _Work, now: int) -> bool:
-    """Ledger rows and, if a release failure was added, the verdict: in the lock order gate, control, ledger, event log."""
+    """Ledger rows and, if a release failure was added, the verdict: in the lock order gate, control, ledger, event log.
+
+    Raises:
+        _EndedError: the campaign ended since the sweep began, and something would be queued again.
+    """
     if not work.entries:
         return False
     if work.failures:
         await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", GATE, rules.campaign_no)
         await own_control(conn, rules.campaign_no)
-    _, version, epoch = await control_state(conn, rules.campaign_no)
-    await ledger.append(conn, _rows(rules, work.entries, version, epoch, now))
+    elif work.again:
+        await share_control(conn, rules.campaign_no)
+    state, version, epoch = await control_state(conn, rules.campaign_no)
+    if work.again and state in TERMINAL:
+        raise _EndedError
+    await ledger.append(conn, _rows(rules, work, version, epoch, now))
     failpoints.hit("sweep.before_commit")
     if not work.failures:
         return False

@@ -27,12 +27,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import SQLModel
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import rows
+from orchestrator.adapters.sql import retrying, rows
 from orchestrator.adapters.sql.comparison import LIVE, SHADOW
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.adapters.sql.shadow import LARGE, RETIRED, SMALL, Stage, grants, set_stage
 from orchestrator.domain.assignment import ACTIVE, Assignment, due
+from orchestrator.domain.retry import ENDED, again
 
 _WRITTEN: Final = (
     "projection_position",
@@ -60,9 +61,9 @@ _READ: Final = ("device_slot", "assignment", "device", "offer_queue", "timeline"
 """The large ones in the order in which the gateway's query names them."""
 
 REFILE_PAGE: Final = 5_000
-"""Devices in flight whose deadlines one transaction files."""
+"""Devices whose deadlines and retries one transaction files."""
 
-_IN_FLIGHT: Final = f"""SELECT {", ".join(Assignment.__struct_fields__)} FROM assignment
+_FILED: Final = f"""SELECT {", ".join(Assignment.__struct_fields__)} FROM assignment
 WHERE (device_no, campaign_no) > ($1, $2) AND state = ANY($3::text[]) ORDER BY device_no, campaign_no LIMIT $4"""
 
 
@@ -105,9 +106,10 @@ async def _lock(conn: asyncpg.Connection, tables: Iterable[str], mode: str, lock
 
 
 async def refile(engine: AsyncEngine) -> None:
-    """File what the switched rows need and may lack beside them: a deadline for each device in flight, pacing for each campaign.
+    """File what the switched rows need and may lack beside them.
 
-    What is filed already stays. A deadline too many is harmless: the sweep looks at the row.
+    That is a deadline for each device in flight, a look at each that may be tried again and is not queued, and pacing for each
+    campaign. What is filed already stays. What is too much is harmless: the sweep looks at the row, and at the offer queue.
     """
     cache = RulesCache()
     after = (-1, -1)
@@ -118,15 +120,20 @@ async def refile(engine: AsyncEngine) -> None:
         )
     while True:
         async with transaction(engine) as conn:
-            page = rows.parse(await conn.fetch(_IN_FLIGHT, *after, sorted(ACTIVE), REFILE_PAGE))
+            page = rows.parse(await conn.fetch(_FILED, *after, sorted(ACTIVE | ENDED), REFILE_PAGE))
             if not page:
                 return
             rules = await cache.get(conn, {row.campaign_no for row in page})
             deadlines: list[tuple[int, int, int, int, str]] = []
+            ended: list[Assignment] = []
             for row in page:
                 own = rules[row.campaign_no]
+                if again(own.dossier.plan.retry, row, 0, own.offer_ttl) is not None:
+                    ended.append(row)
                 what = due(row, own.offer_ttl, own.confirm_deadline)
                 if what is not None:
                     deadlines.append((what[1], row.campaign_no, row.device_no, row.attempt, what[0]))
             await rows.queue_due(conn, deadlines)
+            queued = await retrying.queued(conn, ended)
+            await retrying.file(conn, [row for row in ended if (row.device_no, row.campaign_no) not in queued])
         after = (page[-1].device_no, page[-1].campaign_no)

@@ -30,6 +30,7 @@ EVERYONE = {
     "phases": [{"name": "all", "percent": 100.0, "soak": "1s"}],
     "max_in_flight": {"initial": 80, "maximum": 160},
     "halt": [{"name": "failures", "scope": "campaign", "p0": 0.4, "alpha": 0.01}],
+    "retry": {"max_attempts": 3, "backoff": {"initial": "5s", "maximum": "15s"}, "per_class": {"boot": {}}},
 }
 
 

@@ -103,6 +103,37 @@ async def test_what_is_filed_beside_the_rows_is_completed(story: Story):
     assert await story.world.value("SELECT count(*) FROM pacing") == 2
 
 
+async def test_retries_that_were_still_to_be_decided_are_filed_again(story: Story):
+    await story.offer()
+    offered = {
+        row["device_no"]: (row["campaign_no"], row["action_id"])
+        for row in await story.world.rows("SELECT * FROM assignment ORDER BY device_no LIMIT 9")
+    }
+    blames = ["transport", "integrity", "install", "boot", None] * 2
+    for (device, (_, action)), blame in zip(offered.items(), blames, strict=False):
+        await story.world.offers.start(device, action)
+        story.world.fact(device, action, d.FAILED, story.now, failure_class=blame)
+    await story.project()
+    await story.world.rows("DELETE FROM due_queue WHERE device_no = $1 RETURNING 1", min(offered))
+    for campaign in story.campaigns:
+        await story.world.decisions.sweep(campaign.campaign_id, story.now, story.now)
+    queued = "SELECT device_no, attempt, not_before FROM offer_queue WHERE attempt > 1 ORDER BY 1"
+    waiting = await story.world.rows(queued)
+    assert waiting
+    await story.world.rows("DELETE FROM due_queue RETURNING 1")
+    await story.rebuild()
+    assert await story.world.rows(queued) == waiting, "also when they are due"
+    filed = await story.world.rows("SELECT device_no, attempt FROM due_queue WHERE what = 'retry' ORDER BY 1")
+    assert filed == [{"device_no": min(offered), "attempt": 1}], "what is queued already needs no look"
+    for campaign in story.campaigns:
+        await story.world.decisions.sweep(campaign.campaign_id, story.now, story.now)
+    assert {row["device_no"] for row in await story.world.rows(queued)} == {
+        min(offered),
+        *(row["device_no"] for row in waiting),
+    }
+    assert await story.verify() == []
+
+
 async def test_a_view_of_a_table_that_would_be_dropped_is_named_before_the_work(story: Story):
     await story.world.rows("CREATE VIEW report AS SELECT state, count(*) FROM assignment GROUP BY 1")
     with pytest.raises(DependentError, match="report of assignment"):

@@ -65,6 +65,11 @@ def _decision(case: Case, row: Mapping[str, Any], index: int, key: Key, ended: s
                 case.note("doubled", f"{where}: queued already")
             history.retries.add(attempt)
             return
+        case "unqueue":
+            if attempt not in history.retries or attempt in history.offers:
+                case.note("misordered", f"{where}: not queued")
+            history.retries.discard(attempt)
+            return
     if attempt != latest or (key, attempt) in ended:
         case.note("misordered", f"{where}: attempt {attempt} of {latest} is not open")
         return

@@ -277,6 +277,7 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
                 "bounds": {"100": 5},
             },
         ],
+        "retries": [{"outcome": "transport", "max_attempts": 3, "pauses": [600_000, 1_200_000]}],
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
     }
     api.on("GET", "/v1/campaigns/cmp_1/preview", found)
@@ -284,6 +285,7 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
     assert "4/10, 9/100" in ran.stdout
     assert "/phases/1" in ran.stdout
     assert "0.004 at 1.0%, 0.065 at 2.0%" in " ".join(ran.stdout.split())
+    assert ["transport", "3", "10m,", "20m"] in [line.split() for line in ran.stdout.splitlines()]
     assert ["canary", "60", "60", "60", "31"] in [line.split() for line in ran.stdout.splitlines()]
     assert ota("campaign", "preview", "cmp_1", "--json").json == found
 

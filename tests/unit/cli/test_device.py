@@ -136,6 +136,7 @@ def test_show_joins_the_twin_its_campaigns_and_its_last_reports(ota, api):
         "cancel_requested_at": None,
         "failure_class": "health",
         "reason": None,
+        "next_attempt_at": "2026-11-22T03:04:36.898Z",
         "current": False,
     }
     entry = {
@@ -156,4 +157,5 @@ def test_show_joins_the_twin_its_campaigns_and_its_last_reports(ota, api):
     text = ota("device", "show", "d1").stdout
     assert "sensor-a/C" in text
     assert "self_test_failed" in text
+    assert "2026-11-22T03:04:36.898Z" in text
     assert ota("device", "show", "d1", "--json").json == {**detail, "timeline": [entry]}

@@ -6,6 +6,7 @@ import pytest
 
 from firmware.device_sim.behaviour import Mode
 from firmware.version import Version
+from orchestrator.simfleet.client import DOWNLOAD_ATTEMPTS
 
 GOOD = ["accepted", "downloading", "installed", "trial", "confirmed"]
 
@@ -123,6 +124,20 @@ async def test_an_image_with_another_digest_is_refused_as_an_integrity_failure(g
     assert gateway.states() == ["accepted", "downloading", "failed"]
     assert "ota.class=integrity" in gateway.said[-1].details
     assert slots(running).secondary_sha256 is None
+
+
+async def test_a_device_that_could_not_download_takes_a_second_offer_and_confirms(gateway, start, slots):
+    gateway.action = "1000017"
+    gateway.trouble = [("GET .*image.bin", 500)] * DOWNLOAD_ATTEMPTS
+    running = start("A")
+    await running.until(lambda: gateway.action is None)
+    assert gateway.states() == ["accepted", "downloading", "failed"]
+    assert "ota.class=transport" in gateway.said[-1].details
+    gateway.action = "1000018"
+    await running.until(lambda: gateway.action is None)
+    assert gateway.states()[3:] == GOOD
+    assert {said.action for said in gateway.said[3:]} == {"1000018"}
+    assert str(slots(running).running_version) == "2.0.0"
 
 
 async def test_an_image_that_the_bootloader_refuses_is_reported_as_a_boot_failure(gateway, start, slots):
