@@ -226,6 +226,56 @@ class StratumHalted(_Event, frozen=True, kw_only=True):
     fact: dict[str, Any] | None = None
 
 
+class BreakerOpened(_Event, frozen=True, kw_only=True):
+    """Infrastructure trouble holds offers, starts and promotions; deadlines stand still. Nobody is blamed."""
+
+    opening: int
+    """Number of the opening in this campaign, from 1; a failed probing opens it again."""
+    cause: str
+    """``failures`` or ``stale``: nothing was heard from devices."""
+    outcomes: int
+    """In the window, or among the probes."""
+    failures: int
+    """Infrastructure failures among them."""
+    classes: dict[str, int]
+    """Those by class: transport, integrity, silence."""
+    share: float
+    """The share that opens it."""
+    minimum: int
+    window: int
+    """Milliseconds."""
+    at: int
+    since: int
+    """Deadlines stand still from here: ``at``, or when devices were last heard."""
+    until: int
+    """No probe goes out before."""
+    ledger_position: int
+
+
+class BreakerProbing(_Event, frozen=True, kw_only=True):
+    """A few offers go out to see whether it works again: those beyond ``ledger_position``."""
+
+    opening: int
+    probes: int
+    at: int
+    ledger_position: int
+
+
+class BreakerClosed(_Event, frozen=True, kw_only=True):
+    """Offers go on."""
+
+    opening: int
+    cause: str
+    """``delivered``, ``heard``, ``no_probes`` or ``stopped``."""
+    delivered: int
+    failures: int
+    """Of the probes."""
+    at: int
+    resumes_at: int
+    """Deadlines run on from here; later than ``at`` after a time in which devices were not heard."""
+    ledger_position: int
+
+
 class CampaignAborted(_Event, frozen=True, kw_only=True):
     actor: str
     reason: str
@@ -257,6 +307,9 @@ CampaignEvent = (
     | ResumeApproved
     | CampaignHalted
     | StratumHalted
+    | BreakerOpened
+    | BreakerProbing
+    | BreakerClosed
     | CampaignAborted
     | CampaignCompleted
 )

@@ -340,6 +340,22 @@ class StratumHaltStatus(_Output):
     fact: dict[str, Any] | None
 
 
+class BreakerStatus(_Output):
+    stage: str = Field(
+        description="closed, open or probing; while it is not closed nothing is promoted, deadlines stand still."
+    )
+    cause: str | None = Field(description="Why it opened or closed last.")
+    openings: int
+    setbacks: int = Field(description="Openings for failures since the last promotion or halt.")
+    changed_at: Time | None
+    until: Time | None = Field(description="While open: no probe goes out before.")
+    outcomes: int | None = Field(description="At the last opening, in the window or among the probes.")
+    failures: int | None
+    classes: dict[str, int]
+    share: float
+    minimum: int
+
+
 class Enrolment(_Output):
     members: int
     holdback: int
@@ -366,6 +382,7 @@ class Campaign(CampaignSummary):
     phases: list[PhaseStatus]
     gate: list[GateStatus]
     halt: HaltStatus | None
+    breaker: BreakerStatus | None = Field(description="Null for a plan without one.")
     halted_strata: list[StratumHaltStatus] = Field(description="Halted alone; the campaign goes on without them.")
 
 
@@ -413,6 +430,16 @@ class RetryPreview(_Output):
     pauses: list[int] = Field(description="Milliseconds between the attempts, at most.")
 
 
+class BreakerPreview(_Output):
+    share: float
+    minimum: int
+    window: int
+    cool_down: int
+    probes: int
+    reopens_at: int = Field(description="Failures among the probes that open it again.")
+    stale: int
+
+
 class PlanProblem(_Output):
     pointer: str
     code: str
@@ -428,6 +455,7 @@ class Preview(_Output):
     phases: list[PhasePreview]
     rules: list[RulePreview]
     retries: list[RetryPreview]
+    breaker: BreakerPreview | None
     problems: list[PlanProblem]
 
 

@@ -19,6 +19,7 @@ from orchestrator.app.registry import NewId, Release, ReleaseNotFoundError, Trac
 from orchestrator.domain import campaign as c
 from orchestrator.domain.blast import phase_bounds
 from orchestrator.domain.boundary import f_star
+from orchestrator.domain.breaker import failures_that_reopen
 from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validate_against
 from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.plan import Plan, parse_plan
@@ -122,6 +123,19 @@ class RetryPreview(Struct, frozen=True, kw_only=True):
     """Milliseconds between the attempts, at most."""
 
 
+class BreakerPreview(Struct, frozen=True, kw_only=True):
+    """When the breaker holds offers, and how it lets go. Durations in ms."""
+
+    share: float
+    minimum: int
+    window: int
+    cool_down: int
+    probes: int
+    reopens_at: int
+    """Failures among the probes that open it again."""
+    stale: int
+
+
 class Preview(Struct, frozen=True, kw_only=True):
     """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
 
@@ -134,6 +148,8 @@ class Preview(Struct, frozen=True, kw_only=True):
     rules: list[RulePreview]
     retries: list[RetryPreview]
     """Only of outcomes after which there is another attempt."""
+    breaker: BreakerPreview | None
+    """None for a plan without one."""
     problems: list[Problem]
     """Why it cannot be submitted; then there are no phases and rules."""
 
@@ -167,6 +183,7 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
         phases=phases,
         rules=[_rule(table) for table in dossier.rules],
         retries=retries(dossier.plan),
+        breaker=_breaker(dossier.plan),
         problems=[],
     )
 
@@ -175,6 +192,11 @@ def retries(plan: Plan) -> list[RetryPreview]:
     """What the plan says of further attempts."""
     found = ((str(outcome), plan.retry.pauses(outcome, plan.offer_ttl)) for outcome in Outcome)
     return [RetryPreview(outcome=name, max_attempts=len(pauses) + 1, pauses=pauses) for name, pauses in found if pauses]
+
+
+def _breaker(plan: Plan) -> BreakerPreview | None:
+    spec = plan.breaker
+    return spec and BreakerPreview(**spec.model_dump(), reopens_at=failures_that_reopen(spec))
 
 
 def _rule(table: HaltTable) -> RulePreview:
@@ -403,6 +425,7 @@ class Campaigns:
             phases=[],
             rules=[],
             retries=retries(plan),
+            breaker=_breaker(plan),
             problems=resolved,
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from orchestrator.domain import campaign as c
+from orchestrator.domain.breaker import Breaker, BreakerSpec, Reading
 from orchestrator.domain.visibility import Shown
 from orchestrator.errors import ConflictError
 from schemas.campaign_events import CampaignEvent
@@ -170,6 +171,17 @@ class GateReading(Struct, frozen=True, kw_only=True):
     """Devices whose next attempt is not due yet, or is still to be decided."""
 
 
+class BreakerReading(Struct, frozen=True, kw_only=True):
+    """What a campaign's breaker is judged on, read in one snapshot."""
+
+    spec: BreakerSpec
+    breaker: Breaker
+    reading: Reading
+    state: str
+    """Of the campaign."""
+    offer_ttl: int
+
+
 class Decisions(Protocol):
     """Transactions that decide about devices. Each is idempotent by what it claims: repeating one repeats no device."""
 
@@ -193,6 +205,10 @@ class Decisions(Protocol):
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         """The phase's counters in the running gate epoch, in one snapshot; matured at ``now``."""
+        ...
+
+    async def read_breaker(self, campaign_id: str, now: int, heard_until: int) -> BreakerReading | None:
+        """Counts of the breaker's window at ``now`` and what became of its probes; None for a campaign without a breaker."""
         ...
 
 
@@ -245,6 +261,7 @@ class Offers(Protocol):
 
 
 __all__ = [
+    "BreakerReading",
     "Build",
     "CampaignEvent",
     "CampaignStore",

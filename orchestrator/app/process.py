@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
+from orchestrator.app.breaker import Breakers
 from orchestrator.app.ports import (
     Build,
     CampaignStore,
@@ -212,6 +213,7 @@ class CampaignProcess:
         self._decisions = decisions
         self._enrolments = enrolments
         self._facts = facts
+        self._breakers = Breakers(campaigns, decisions)
         self._slice_size = slice_size
 
     async def outlook(self, campaign_id: str) -> Outlook:
@@ -254,8 +256,11 @@ class CampaignProcess:
         return done
 
     async def sweep(self, campaign_id: str, now: int) -> Tended:
-        """Expire, withdraw and cancel what is due; silence only as far as facts have been heard."""
-        swept = await self._decisions.sweep(campaign_id, now, await self._facts.until(now))
+        """Look after the breaker; expire, withdraw and cancel what is due, silence only as far as facts have been heard."""
+        heard = await self._facts.until(now)
+        # Before the sweep: what is silent because nothing is heard must not fall due first.
+        await self._breakers.look(campaign_id, now, heard)
+        swept = await self._decisions.sweep(campaign_id, now, heard)
         settled = False
         if swept.state in c.TERMINAL:
             settled = not (await self._decisions.read_gate(campaign_id, 0, now)).in_flight
@@ -427,6 +432,7 @@ def _judge(campaign: c.Campaign, phase: int, reading: GateReading, now: int, *, 
         if campaign.soak_ended_at is not None
         else soak_goal(plan.get("soak_devices"), reading.matured, reading.outstanding),
         external_missing=next(iter(missing(plan, phase, campaign.verdicts).values()), ""),
+        breaker_open=campaign.breaker.held,
     )
 
 

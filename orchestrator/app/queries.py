@@ -142,6 +142,27 @@ class StratumHaltStatus(Struct, frozen=True, kw_only=True):
     fact: dict[str, Any] | None
 
 
+class BreakerStatus(Struct, frozen=True, kw_only=True):
+    """The infrastructure breaker, with the numbers of its last opening."""
+
+    stage: str
+    """closed, open or probing."""
+    cause: str | None
+    """Of the last change: why it opened or closed; None before the first opening."""
+    openings: int
+    setbacks: int
+    """Since the last promotion or halt."""
+    changed_at: int | None
+    until: int | None
+    """While open: no probe goes out before."""
+    outcomes: int | None
+    failures: int | None
+    classes: dict[str, int]
+    share: float
+    """The share of failures that opens it."""
+    minimum: int
+
+
 class Enrolment(Struct, frozen=True, kw_only=True):
     members: int
     holdback: int
@@ -176,6 +197,8 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     phases: list[PhaseStatus]
     gate: list[GateStatus]
     halt: HaltStatus | None
+    breaker: BreakerStatus | None
+    """None for a plan without one."""
     halted_strata: list[StratumHaltStatus]
     """Strata that were halted alone; the campaign goes on without them."""
 

@@ -65,6 +65,7 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
             ("false halts", _error(campaign)),
             ("exposed", campaign["exposed"] if enrolled else None),
             ("spared", campaign["spared"]),
+            ("breaker", breaker(campaign)),
         ]
     )
     if halt := campaign["halt"]:
@@ -89,6 +90,23 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
 def _error(campaign: CampaignDetail) -> str:
     now, then = campaign["false_halt_at_most"], campaign["false_halt_after_resume"]
     return f"probability at most {now:.3g} so far, {then:.3g} with a resume after a halt"
+
+
+def breaker(campaign: CampaignDetail) -> str | None:
+    """What the breaker does and why; None of one that never opened."""
+    found = campaign["breaker"]
+    if found is None or not found["openings"]:
+        return None
+    if found["stage"] == "closed":
+        return f"closed since {found['changed_at']} ({found['cause']}), opened {found['openings']} times"
+    what = "nothing heard from devices"
+    if found["cause"] == "failures":
+        classes = ", ".join(f"{n} {name}" for name, n in sorted(found["classes"].items()))
+        what = f"{found['failures']} of {found['outcomes']} did not arrive ({classes})"
+    if found["stage"] == "probing":
+        return f"probing since {found['changed_at']}: {what}; a few offers go out"
+    waits = f", no probe before {found['until']}" if found["cause"] == "failures" else ""
+    return f"open since {found['changed_at']}: {what}; offers are held, the release is not blamed{waits}"
 
 
 def halt_panel(campaign: CampaignDetail, halt: Halt) -> RenderableType:
@@ -247,6 +265,7 @@ def preview(found: Preview) -> RenderableType:
             for each in found["retries"]
         )
         parts += ["", table(("tried again after", "attempts", "pauses at most"), again, right=("attempts",))]
+    parts += ["", _breaker_preview(found)]
     strata = sorted(found["strata"].items())
     parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
     return Group(*parts)
@@ -259,6 +278,18 @@ def _waits(phase: PhasePreview) -> Iterator[str]:
         yield f"Phase '{phase['name']}' soaks until {devices} devices have matured{fewer}."
     if phase["external"]:
         yield f"Phase '{phase['name']}' waits for external gates: {', '.join(phase['external'])}."
+
+
+def _breaker_preview(found: Preview) -> str:
+    spec = found["breaker"]
+    if spec is None:
+        return "No breaker: an outage is not told from a bad day, and nothing holds offers while it lasts."
+    return (
+        f"The breaker holds offers when {spec['share']:.0%} of at least {spec['minimum']} outcomes within"
+        f" {format_duration(spec['window'])} did not arrive, or nothing was heard for {format_duration(spec['stale'])}."
+        f" After {format_duration(spec['cool_down'])} it probes with {spec['probes']} offers;"
+        f" {spec['reopens_at']} failures among them open it again."
+    )
 
 
 def _false_alarms(rule: RulePreview) -> str:
@@ -274,6 +305,8 @@ def live(campaign: CampaignDetail) -> RenderableType:
         (campaign["state"], STYLES.get(campaign["state"], "")),
     )
     parts: list[RenderableType] = [head, phases(campaign)]
+    if _held(campaign):
+        parts.append(Text(f"breaker {breaker(campaign)}", "yellow"))
     if campaign["state"] == "halted" and campaign["halt"]:
         parts.append(halt_panel(campaign, campaign["halt"]))
     return Group(*parts)
@@ -283,7 +316,13 @@ def line(campaign: CampaignDetail) -> str:
     """For ``watch`` without a terminal: one line."""
     counts = ", ".join(f"{n} {state}" for state, n in sorted(campaign["counts"].items()) if n)
     phase = f"phase {_phase_name(campaign, campaign['phase'])}, " if campaign["phase"] >= 0 else ""
-    return f"{campaign['campaign_id']} {campaign['state']}: {phase}{counts or 'nothing offered yet'}"
+    held = f"; breaker {breaker(campaign)}" if _held(campaign) else ""
+    return f"{campaign['campaign_id']} {campaign['state']}: {phase}{counts or 'nothing offered yet'}{held}"
+
+
+def _held(campaign: CampaignDetail) -> bool:
+    found = campaign["breaker"]
+    return found is not None and found["stage"] != "closed"
 
 
 def _phase_name(campaign: CampaignDetail, number: int) -> str:

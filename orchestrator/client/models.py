@@ -234,6 +234,21 @@ class StratumHalt(TypedDict):
     fact: dict[str, Any] | None
 
 
+class BreakerStatus(TypedDict):
+    stage: str
+    """closed, open or probing."""
+    cause: str | None
+    openings: int
+    setbacks: int
+    changed_at: str | None
+    until: str | None
+    outcomes: int | None
+    failures: int | None
+    classes: dict[str, int]
+    share: float
+    minimum: int
+
+
 class Enrolment(TypedDict):
     members: int
     holdback: int
@@ -260,6 +275,8 @@ class CampaignDetail(Campaign):
     phases: list[Phase]
     gate: list[Gate]
     halt: Halt | None
+    breaker: BreakerStatus | None
+    """None for a plan without one."""
     halted_strata: list[StratumHalt]
     """Halted alone; the campaign goes on without them."""
 
@@ -310,6 +327,17 @@ class RetryPreview(TypedDict):
     """Milliseconds between the attempts, at most."""
 
 
+class BreakerPreview(TypedDict):
+    share: float
+    minimum: int
+    window: int
+    cool_down: int
+    probes: int
+    reopens_at: int
+    """Failures among the probes that open it again."""
+    stale: int
+
+
 class PlanProblem(TypedDict):
     pointer: str
     code: str
@@ -325,4 +353,5 @@ class Preview(TypedDict):
     phases: list[PhasePreview]
     rules: list[RulePreview]
     retries: list[RetryPreview]
+    breaker: BreakerPreview | None
     problems: list[PlanProblem]

@@ -21,6 +21,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from orchestrator.domain.running import Pauses, deadline
 from schemas.ledger import Cause
 
 
@@ -273,18 +274,21 @@ def holds_slot(row: Assignment) -> bool:
     return row.state in ACTIVE or (row.state is State.EXPIRED and row.progress in IN_TRIAL)
 
 
-def due(row: Assignment, offer_ttl: int, confirm_deadline: int) -> tuple[str, int] | None:
-    """What falls due next: ``("offer", t)`` for an offer not started, ``("confirm", t)`` for a started device; durations in ms."""
+def due(row: Assignment, offer_ttl: int, confirm_deadline: int, pauses: Pauses = ()) -> tuple[str, int] | None:
+    """What falls due next: ``("offer", t)`` for an offer not started, ``("confirm", t)`` for a started device; durations in ms.
+
+    Without ``pauses`` it is the earliest moment at which it can fall due.
+    """
     if row.state not in ACTIVE:
         return None
     if row.started_at is None:
-        return "offer", row.offered_at + offer_ttl
-    return "confirm", row.started_at + confirm_deadline
+        return "offer", deadline(pauses, row.offered_at, offer_ttl)
+    return "confirm", deadline(pauses, row.started_at, confirm_deadline)
 
 
-def overdue(row: Assignment, now: int, offer_ttl: int, confirm_deadline: int) -> Cause | None:
-    """Why the attempt is over at ``now`` (ms), or None."""
-    what = due(row, offer_ttl, confirm_deadline)
+def overdue(row: Assignment, now: int, offer_ttl: int, confirm_deadline: int, pauses: Pauses = ()) -> Cause | None:
+    """Why the attempt is over at ``now`` (ms), or None. Durations are running time: ``pauses`` are left out."""
+    what = due(row, offer_ttl, confirm_deadline, pauses)
     if what is None or what[1] > now:
         return None
     if what[0] == "offer":

@@ -17,7 +17,9 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from orchestrator.domain import breaker
 from orchestrator.domain.approval import check_approval
+from orchestrator.domain.breaker import Breaker
 from orchestrator.domain.commands import (
     Abort,
     Approve,
@@ -31,6 +33,7 @@ from orchestrator.domain.commands import (
     Halt,
     HaltStratum,
     Launch,
+    MoveBreaker,
     OpenPhase,
     OutlastHold,
     Pause,
@@ -131,6 +134,10 @@ class Campaign(Struct, frozen=True, kw_only=True):
     """Strata that were halted alone, in the order of their halts. They stay so: their devices need a campaign of their own."""
     promoted_since_halt: int = 0
     """Phases promoted since the start or the last halt: the in-flight cap doubles with each."""
+    breaker: Breaker = Breaker()
+    setbacks: int = 0
+    """Times since the last promotion or halt that the breaker opened for failures out of being closed: what went out was too much
+    for something. A failed probing is the same trouble still, and a time without news says nothing of it."""
 
     @property
     def phases(self) -> list[dict[str, Any]]:
@@ -222,6 +229,8 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             return [
                 e.CampaignAborted(actor=command.actor, reason=command.reason, ledger_position=command.ledger_position)
             ]
+        case MoveBreaker():
+            return _move_breaker(campaign, command)
         case Enrol() | OpenPhase() | StartSoak() | EndSoak() | OutlastHold() | Promote() | Complete():
             return _progress(campaign, command)
 
@@ -328,6 +337,21 @@ def _halt_stratum(campaign: Campaign, command: HaltStratum) -> list[e.CampaignEv
         return []  # evidence of an epoch that a resume has already ended
     _require(campaign, _only(CampaignState.RUNNING, CampaignState.PAUSED), "halting a stratum")
     return [event]
+
+
+def _move_breaker(campaign: Campaign, command: MoveBreaker) -> list[e.CampaignEvent]:
+    """A look that came too late causes nothing: opening needs a campaign that goes on, closing none."""
+    held, event = campaign.breaker, command.event
+    if isinstance(event, e.BreakerOpened):
+        moves = held.stage is not breaker.Stage.OPEN and event.opening == held.openings + 1
+        moves = moves and campaign.state in {CampaignState.RUNNING, CampaignState.PAUSED}
+    elif event.opening != held.openings:
+        moves = False
+    elif isinstance(event, e.BreakerProbing):
+        moves = held.stage is breaker.Stage.OPEN and campaign.state is CampaignState.RUNNING
+    else:
+        moves = held.held
+    return [event] if moves else []
 
 
 def _resume(campaign: Campaign, command: Resume) -> list[e.CampaignEvent]:
@@ -511,7 +535,10 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
             return replace(campaign, soak_ended_at=event.at)
         case e.PhasePromoted():
             return replace(
-                campaign, phase_state=PhaseState.PROMOTED, promoted_since_halt=campaign.promoted_since_halt + 1
+                campaign,
+                phase_state=PhaseState.PROMOTED,
+                promoted_since_halt=campaign.promoted_since_halt + 1,
+                setbacks=0,
             )
         case e.PhaseApproved():
             return replace(campaign, phase_approvals=(*campaign.phase_approvals, event.phase))
@@ -537,9 +564,18 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
                 resume_approvals=(),
                 resume_approved=False,
                 promoted_since_halt=0,
+                setbacks=0,
             )
         case e.StratumHalted():
             return replace(campaign, halted_strata=(*campaign.halted_strata, event.stratum))
+        case e.BreakerOpened() | e.BreakerProbing() | e.BreakerClosed():
+            tripped = (
+                isinstance(event, e.BreakerOpened)
+                and event.cause == breaker.Cause.FAILURES
+                and not campaign.breaker.held
+            )
+            moved = breaker.evolve(campaign.breaker, event)
+            return replace(campaign, breaker=moved, setbacks=campaign.setbacks + tripped)
         case e.CampaignAborted():
             return replace(campaign, state=CampaignState.ABORTED)
         case e.CampaignCompleted():

@@ -125,6 +125,12 @@ class HaltStratum(Struct, frozen=True, kw_only=True):
     event: e.StratumHalted
 
 
+class MoveBreaker(Struct, frozen=True, kw_only=True):
+    """What the breaker's look found: it opens, probes or closes."""
+
+    event: e.BreakerOpened | e.BreakerProbing | e.BreakerClosed
+
+
 class Abort(Struct, frozen=True, kw_only=True):
     actor: str
     reason: str
@@ -155,6 +161,7 @@ Command = (
     | Resume
     | Halt
     | HaltStratum
+    | MoveBreaker
     | Abort
     | Complete
 )

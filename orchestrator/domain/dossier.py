@@ -8,7 +8,9 @@ not to a formula: device counts per phase and stratum, and the integer tables of
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
+
+from pydantic import model_validator
 
 from orchestrator.domain.cohort import allot
 from orchestrator.domain.digest import digest_of
@@ -93,6 +95,14 @@ class Dossier(PlanModel):
     holdback: dict[str, int]
     phases: tuple[PhaseShare, ...]
     rules: tuple[HaltTable, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_approved(cls, data: Any) -> Any:
+        # What plans have by default now was not approved with a dossier of before.
+        if isinstance(data, dict) and isinstance(plan := cast("dict[str, Any]", data).get("plan"), dict):
+            return {**cast("dict[str, Any]", data), "plan": {"breaker": None, **cast("dict[str, Any]", plan)}}
+        return cast("Any", data)
 
     def canonical(self) -> dict[str, Any]:
         """Plain data to store; reads back as the same dossier, with the same digest."""

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Self, cast
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from orchestrator.domain.breaker import BreakerField, BreakerSpec
 from orchestrator.domain.external import MAX_EXTERNAL, ExternalGate
 from orchestrator.domain.halt_rule import TAGS, HaltRule
 from orchestrator.domain.plan_fields import (
@@ -167,6 +168,8 @@ class Plan(PlanModel):
     approvals: Approvals = Approvals()
     retry: RetryPolicy = RetryPolicy()
     schedule: Schedule = Schedule()
+    breaker: BreakerField = BreakerSpec()
+    """Holds offers while the infrastructure fails; None for a plan without one."""
     advisory: Advisory | None = None
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from orchestrator.adapters.sql.engine import RETRYABLE, driver
 from orchestrator.adapters.sql.facts import PROJECTION
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.domain.boundary import BoundaryExceededError, f_star
+from orchestrator.domain.breaker import Stage
 from orchestrator.domain.campaign import LIVE, TERMINAL
 from orchestrator.domain.gate import Cell, RuleCount, tally
 from orchestrator.errors import UnavailableError
@@ -34,8 +35,10 @@ AFTERLIFE_MS: Final = 24 * 3_600_000
 
 _LIVE: Final = sorted(LIVE)
 _ENDED: Final = sorted(TERMINAL)
+_HELD: Final = frozenset({Stage.OPEN, Stage.PROBING})
 
-_CAMPAIGNS: Final = """SELECT campaign_no, campaign_id, state, release_id, phase FROM campaign
+_CAMPAIGNS: Final = """SELECT campaign_no, campaign_id, state, release_id, phase,
+  breaker->>'stage' AS stage, breaker->>'cause' AS cause FROM campaign
 WHERE NOT state = ANY($1::text[]) OR updated_at > (extract(epoch FROM clock_timestamp()) * 1000)::bigint - $2
 ORDER BY state = ANY($3::text[]) DESC, campaign_no DESC LIMIT $4"""
 _COUNTERS: Final = """SELECT campaign_no, phase, state, sum(n)::bigint AS n FROM counter
@@ -135,6 +138,7 @@ class FleetGauges:
         return (
             show.device_count,
             show.campaign_info,
+            show.breaker_held,
             show.harm_ratio,
             show.harm_ratio_limit,
             show.halts,
@@ -149,6 +153,11 @@ class FleetGauges:
         self._show.campaign_info.replace(
             (1, {"campaign.id": row["campaign_id"], "state": row["state"], "release": row["release_id"]})
             for row in campaigns
+        )
+        self._show.breaker_held.replace(
+            (1, {"campaign.id": row["campaign_id"], "stage": row["stage"], "cause": row["cause"]})
+            for row in campaigns
+            if row["stage"] in _HELD
         )
         self._show.device_count.replace(
             (

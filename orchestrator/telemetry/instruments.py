@@ -90,6 +90,14 @@ CATALOGUE: Final[Mapping[str, Row]] = {
             max_series=MAX_CAMPAIGN_SERIES,
         ),
         _row(
+            "ota.campaign.breaker.held",
+            _G,
+            "1",
+            "campaign.id stage cause",
+            "1 for a campaign whose infrastructure breaker is not closed: an alert, and no verdict on the release.",
+            max_series=MAX_CAMPAIGN_SERIES,
+        ),
+        _row(
             "ota.campaign.gate.harm_ratio",
             _G,
             "1",
@@ -245,6 +253,7 @@ class Instruments:
         self._meter = meter
         self.device_count = self._board("ota.campaign.device.count")
         self.campaign_info = self._board("ota.campaign.info")
+        self.breaker_held = self._board("ota.campaign.breaker.held")
         self.harm_ratio = self._board("ota.campaign.gate.harm_ratio")
         self.harm_ratio_limit = self._board("ota.campaign.gate.harm_ratio.limit")
         self.gate_evaluations = self._counter("ota.campaign.gate.evaluations")

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from orchestrator.app.ports import (
+    BreakerReading,
     Build,
     DeadlineSweep,
     DispatchedSlice,
@@ -19,6 +20,7 @@ from orchestrator.app.ports import (
     VersionConflictError,
 )
 from orchestrator.domain import campaign as c
+from orchestrator.domain.breaker import BreakerSpec, Reading
 from orchestrator.errors import NotFoundError
 from schemas import campaign_events as e
 
@@ -128,6 +130,9 @@ class MemoryDecisions:
     reading: dict[str, Any] = field(default_factory=dict)
     """Fields of every gate reading that are not counted here."""
     sweeps: list[tuple[int, int]] = field(default_factory=list)
+    breaker: BreakerSpec | None = None
+    outcomes: Reading = field(default_factory=lambda: Reading(counts={}))
+    """What the breaker's next look reads."""
 
     async def phase_sizes(self, campaign_id: str) -> list[int]:
         return self.sizes if (await self.campaigns.load(campaign_id)).enrolled else []
@@ -169,6 +174,18 @@ class MemoryDecisions:
             failed=0,
         )
         return replace(reading, **self.reading)
+
+    async def read_breaker(self, campaign_id: str, now: int, heard_until: int) -> BreakerReading | None:
+        campaign = await self.campaigns.load(campaign_id)
+        if self.breaker is None:
+            return None
+        return BreakerReading(
+            spec=self.breaker,
+            breaker=campaign.breaker,
+            reading=self.outcomes,
+            state=str(campaign.state),
+            offer_ttl=DAY,
+        )
 
 
 class Heard:

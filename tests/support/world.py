@@ -232,3 +232,18 @@ class World:
             " FROM assignment WHERE first_started_epoch IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
         )
         assert [row for row in gate if row["n"] or row["f"]] == recounted
+        arrived = "a.state IN ('installed', 'trial', 'confirmed', 'reverted') OR reason = 'silent_trial'"
+        outcome = (
+            "CASE WHEN a.state = 'failed' AND failure_class IN ('transport', 'integrity') THEN failure_class"
+            f" WHEN a.state = 'expired' AND reason = 'silent' THEN 'silence' WHEN {arrived} THEN 'delivered'"
+            " WHEN a.state = 'failed' AND failure_class IS DISTINCT FROM 'operator' THEN 'delivered' END"
+        )
+        recounted = await self.rows(
+            f"SELECT campaign_no, {outcome} AS outcome, count(*) AS n FROM assignment a JOIN campaign c USING (campaign_no)"
+            f" WHERE {outcome} IS NOT NULL"
+            " AND c.dossier->'plan'->'breaker' <> 'null' GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        delivery = await self.rows(
+            "SELECT campaign_no, outcome, sum(n)::bigint AS n FROM delivery GROUP BY 1, 2 HAVING sum(n) <> 0 ORDER BY 1, 2"
+        )
+        assert delivery == recounted

@@ -94,17 +94,18 @@ async def release_halts(conn: asyncpg.Connection, release_id: str, campaign_no: 
 
 _UPSERT = """
 INSERT INTO campaign AS t (campaign_no, campaign_id, name, release_id, state, version, author, digest, plan, dossier, gate_epoch,
-    phase, phase_state, soak_until, promoted_since_halt, enrolment, halt, created_at, updated_at)
-VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9::jsonb,$10::jsonb,$11,$12,$13,$14,$15,$16::jsonb,$17::jsonb,$18,$18)
+    phase, phase_state, soak_until, promoted_since_halt, enrolment, halt, created_at, updated_at, setbacks, breaker)
+VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9::jsonb,$10::jsonb,$11,$12,$13,$14,$15,$16::jsonb,$17::jsonb,$18,$18,$19,$20::jsonb)
 ON CONFLICT (campaign_no) DO UPDATE SET state = excluded.state, version = excluded.version, digest = excluded.digest,
     dossier = excluded.dossier, gate_epoch = excluded.gate_epoch, phase = excluded.phase, phase_state = excluded.phase_state,
     soak_until = excluded.soak_until, promoted_since_halt = excluded.promoted_since_halt,
-    enrolment = coalesce(excluded.enrolment, t.enrolment), halt = excluded.halt, updated_at = excluded.updated_at"""
+    enrolment = coalesce(excluded.enrolment, t.enrolment), halt = excluded.halt, updated_at = excluded.updated_at,
+    setbacks = excluded.setbacks, breaker = excluded.breaker"""
 
 _CONTROL = """
-INSERT INTO control AS t (campaign_no, stratum, state, version, gate_epoch) VALUES ($1, -1, $2, $3, $4)
-ON CONFLICT (campaign_no, stratum)
-DO UPDATE SET state = excluded.state, version = excluded.version, gate_epoch = excluded.gate_epoch"""
+INSERT INTO control AS t (campaign_no, stratum, state, version, gate_epoch, hold, held_at) VALUES ($1, -1, $2, $3, $4, $5, $6)
+ON CONFLICT (campaign_no, stratum) DO UPDATE SET state = excluded.state, version = excluded.version,
+    gate_epoch = excluded.gate_epoch, hold = excluded.hold, held_at = excluded.held_at"""
 
 
 def _json(value: Any) -> str | None:
@@ -134,6 +135,8 @@ async def project(conn: asyncpg.Connection, campaign: c.Campaign, item: Recorded
         _json(enrolment),
         _json(campaign.halt),
         item.recorded_at,
+        campaign.setbacks,
+        _json(campaign.breaker) if campaign.breaker.openings else None,
     )
     if isinstance(item.event, e.StratumHalted):
         number = sorted(campaign.dossier["strata"]).index(item.event.stratum)
@@ -145,7 +148,16 @@ async def project(conn: asyncpg.Connection, campaign: c.Campaign, item: Recorded
             campaign.gate_epoch,
         )
     if campaign.state in c.LIVE or campaign.state in c.TERMINAL:
-        await conn.execute(_CONTROL, campaign.campaign_no, str(campaign.state), campaign.version, campaign.gate_epoch)
+        held = campaign.breaker if campaign.breaker.held else None
+        await conn.execute(
+            _CONTROL,
+            campaign.campaign_no,
+            str(campaign.state),
+            campaign.version,
+            campaign.gate_epoch,
+            None if held is None else str(held.stage),
+            None if held is None else held.at,
+        )
 
 
 class SqlCampaignStore:

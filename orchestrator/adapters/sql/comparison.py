@@ -74,9 +74,9 @@ COMPARED: Final = (
         "campaign",
         "campaign_no",
         "campaign_id name release_id state version author digest plan dossier gate_epoch phase phase_state soak_until"
-        " promoted_since_halt enrolment halt created_at updated_at",
+        " promoted_since_halt setbacks breaker enrolment halt created_at updated_at",
     ),
-    _of("control", "campaign", "campaign_no stratum", "state version gate_epoch"),
+    _of("control", "campaign", "campaign_no stratum", "state version gate_epoch hold held_at"),
     _of("stratum", "campaign", "campaign_no stratum", "key"),
     _of(
         "device",
@@ -96,6 +96,7 @@ COMPARED: Final = (
     _of("counter", "campaign", "campaign_no phase stratum state", "n", summed=True),
     _of("gate_count", "campaign", "campaign_no gate_epoch phase stratum", "started failed", summed=True),
     _of("maturity", "campaign", "campaign_no phase gate_epoch bucket stratum", "started good excluded", summed=True),
+    _of("delivery", "campaign", "campaign_no bucket outcome", "n", summed=True),
     _of(
         "timeline",
         "record",

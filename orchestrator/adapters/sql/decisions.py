@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator.adapters.sql.breaker import read_breaker
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError
 from orchestrator.adapters.sql.dispatch import dispatch
 from orchestrator.adapters.sql.engine import transaction
@@ -11,7 +12,7 @@ from orchestrator.adapters.sql.enrolment import enrol
 from orchestrator.adapters.sql.gate_reading import read_gate
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.adapters.sql.sweep import sweep
-from orchestrator.app.ports import DeadlineSweep, DispatchedSlice, GateReading
+from orchestrator.app.ports import BreakerReading, DeadlineSweep, DispatchedSlice, GateReading
 from orchestrator.domain.campaign import Campaign
 
 
@@ -45,3 +46,6 @@ class SqlDecisions:
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         return await read_gate(self._engine, self._cache, await self._no(campaign_id), phase, now)
+
+    async def read_breaker(self, campaign_id: str, now: int, heard_until: int) -> BreakerReading | None:
+        return await read_breaker(self._engine, self._cache, await self._no(campaign_id), now, heard_until)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import ledger, retrying, rows, schedules
+from orchestrator.adapters.sql import breaker, ledger, retrying, rows, schedules
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.locks import share_control
@@ -24,6 +24,7 @@ from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.app.ports import DispatchedSlice
 from orchestrator.domain import pacing
 from orchestrator.domain.assignment import ACTIVE, Offer, due, offered, offered_again
+from orchestrator.domain.breaker import Stage
 from orchestrator.domain.campaign import CampaignState
 from schemas.ledger import Entry, Kind
 
@@ -49,6 +50,12 @@ DELETE FROM offer_queue q USING c
 WHERE q.campaign_no = $1 AND q.phase = $2 AND q.rank = c.rank RETURNING q.rank, q.device_no, q.stratum, q.attempt"""
 _SLOTS = """INSERT INTO device_slot (device_no, campaign_no, attempt)
 SELECT d, $2, a FROM unnest($1::int[], $3::smallint[]) u(d, a) ORDER BY d ON CONFLICT DO NOTHING RETURNING device_no"""
+
+
+_HELD = {
+    Stage.OPEN: "The breaker is open: infrastructure trouble holds offers.",
+    Stage.PROBING: "The breaker's probes are out.",
+}
 
 
 class _StoppedError(Exception):
@@ -139,6 +146,13 @@ async def _dispatch(
     if held is None or state != CampaignState.RUNNING or await withheld(conn):
         raise _StoppedError(state)
     rules = (await cache.get(conn, [campaign_no]))[campaign_no]
+    hold = await breaker.hold(conn, campaign_no)
+    if hold is not None:
+        limit = min(limit, await breaker.probes_left(conn, rules)) if hold.stage is Stage.PROBING else 0
+        if not limit:
+            remaining, _ = await _left(conn, campaign_no, phase)
+            return DispatchedSlice(granted=0, remaining=remaining, state=state, room=0, hold=_HELD[hold.stage])
+        now = max(now, hold.at + 1)  # only later offers may be started
     if shut := schedules.shut(rules, now):
         remaining, _ = await _left(conn, campaign_no, phase)
         return DispatchedSlice(
@@ -162,7 +176,7 @@ async def _dispatch(
         )
         available = pacing.tokens(bucket, per_minute, now)
     room = pacing.grant(cap=cap, in_flight=await in_flight(conn, campaign_no), available=available, slice_size=limit)
-    granted = await _offer(ids, conn, rules, phase, room, now) if room else 0
+    granted = await _offer(ids, conn, rules, phase, room, now, hold) if room else 0
     if granted:
         if bucket is not None:
             bucket = pacing.spend(bucket, per_minute, now, granted)
@@ -180,7 +194,13 @@ async def _dispatch(
 
 
 async def _offer(
-    ids: AsyncEngine, conn: asyncpg.Connection, rules: CampaignRules, phase: int, room: int, now: int
+    ids: AsyncEngine,
+    conn: asyncpg.Connection,
+    rules: CampaignRules,
+    phase: int,
+    room: int,
+    now: int,
+    held: breaker.Hold | None,
 ) -> int:
     halted = await halted_strata(conn, rules.campaign_no)
     recently = now - rules.offer_ttl
@@ -230,7 +250,7 @@ async def _offer(
     state, version, still = await control_state(conn, rules.campaign_no)
     if state != CampaignState.RUNNING or still != epoch or await halted_strata(conn, rules.campaign_no) != halted:
         raise _StoppedError(state)
-    if await withheld(conn):
+    if await withheld(conn) or await breaker.hold(conn, rules.campaign_no) != held:
         raise _StoppedError(state)
     placed += retrying.unqueued(rules.campaign_no, over, attempts, epoch, now)
     await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])

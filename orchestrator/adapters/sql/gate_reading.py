@@ -7,21 +7,23 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.adapters.sql import retrying
+from orchestrator.adapters.sql import breaker, retrying
 from orchestrator.adapters.sql.dispatch import halted_strata
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.retrying import RETRY_RANK
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import GateReading
 from orchestrator.domain.assignment import ACTIVE, State
+from orchestrator.domain.running import cut
 
 
 async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, phase: int, now: int) -> GateReading:
-    """Matured devices are those of buckets that ended at least one confirm deadline before ``now`` (ms)."""
+    """Matured devices are those of buckets that ended at least one confirm deadline of running time before ``now`` (ms)."""
     async with driver(engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
         rules = (await cache.get(conn, [campaign_no]))[campaign_no]
         halted = await halted_strata(conn, campaign_no)
-        ripe = (now - rules.confirm_deadline) // rules.bucket  # buckets below this number ended before the cut
+        grown = cut(await breaker.pauses(conn, campaign_no), now, rules.confirm_deadline)
+        ripe = grown // rules.bucket  # buckets below this number ended before the cut
         mature = await conn.fetch(
             "SELECT m.stratum, m.bucket < $3 AS ripe, sum(m.started)::bigint AS started, sum(m.good)::bigint AS good,"
             " sum(m.excluded)::bigint AS excluded FROM maturity m JOIN control k"

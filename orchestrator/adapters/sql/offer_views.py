@@ -16,7 +16,8 @@ from orchestrator.domain.visibility import shown
 _VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.state, a.progress,
     a.cancel_requested_at IS NOT NULL AS cancel,
     c.campaign_id, coalesce((SELECT h.state FROM control h WHERE h.campaign_no = a.campaign_no AND h.stratum = a.stratum),
-        CASE WHEN k.state = 'running' AND EXISTS (SELECT 1 FROM control f WHERE f.campaign_no = 0 AND f.state = 'stopped')
+        CASE WHEN k.state = 'running' AND (k.hold = 'open' OR (k.hold = 'probing' AND a.offered_at <= k.held_at)
+            OR EXISTS (SELECT 1 FROM control f WHERE f.campaign_no = 0 AND f.state = 'stopped'))
             THEN 'paused' ELSE k.state END) AS control, r.release_id, r.name AS release_name, r.version AS release_version,
     f.sha256, f.sha1, f.md5, f.size, f.filename,
     (SELECT array_agg(o.state) FROM report_overlay o WHERE o.device_no = a.device_no AND o.action_id = a.action_id) AS overlay

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import ledger, positions, rows, schedules
+from orchestrator.adapters.sql import breaker, ledger, positions, rows, schedules
 from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
 from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import driver, transaction
@@ -30,6 +30,7 @@ from orchestrator.adapters.sql.offer_views import read_views
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import OfferView
 from orchestrator.domain.assignment import State, due, observe, start
+from orchestrator.domain.breaker import Stage
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.visibility import Shown
 from orchestrator.domain.window import ALWAYS
@@ -171,6 +172,7 @@ class SqlOffers:
         rules = (await self._rules.get(conn, [campaign_no]))[campaign_no]
         locked = await rows.lock(conn, [(device, campaign_no) for device, _ in starts])
         halted = await halted_strata(conn, campaign_no)
+        held = await breaker.hold(conn, campaign_no)
         fresh = [
             row
             for row in locked.values()
@@ -180,6 +182,7 @@ class SqlOffers:
             and row.progress is State.OFFERED
             and row.started_at is None
             and row.cancel_requested_at is None
+            and (held is None or (held.stage is Stage.PROBING and row.offered_at > held.at))
         ]
         if not fresh:
             return
@@ -201,6 +204,8 @@ class SqlOffers:
         await share_control(conn, campaign_no)
         state, version, epoch = await control_state(conn, campaign_no)
         if state != CampaignState.RUNNING or await halted_strata(conn, campaign_no) != halted or await withheld(conn):
+            raise _StoppedError
+        if await breaker.hold(conn, campaign_no) != held:
             raise _StoppedError
         by_attempt: dict[int, list[int]] = defaultdict(list)
         for row in fresh:

@@ -21,6 +21,7 @@ from orchestrator.adapters.sql.retrying import RETRY_RANK
 from orchestrator.app.ports import Recorded
 from orchestrator.app.queries import (
     AssignmentStatus,
+    BreakerStatus,
     CampaignStatus,
     CampaignSummary,
     DeviceStatus,
@@ -38,9 +39,10 @@ from orchestrator.app.queries import (
 )
 from orchestrator.app.registry import Artifact, DeviceNotFoundError, HardwareModel, Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
+from orchestrator.domain.breaker import Stage
 from orchestrator.domain.external import gate_names
 from orchestrator.domain.halt_rule import false_halt_bound
-from schemas.campaign_events import CampaignHalted, StratumHalted
+from schemas.campaign_events import BreakerClosed, BreakerOpened, BreakerProbing, CampaignHalted, StratumHalted
 
 T = TypeVar("T")
 
@@ -272,7 +274,31 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         phases=_phases(campaign, row, counts),
         gate=[msgspec.convert(dict(item), GateStatus) for item in gate],
         halt=await _halt(conn, number, recorded),
+        breaker=_breaker(campaign, recorded),
         halted_strata=[_halted_stratum(item) for item in recorded if isinstance(item.event, StratumHalted)],
+    )
+
+
+def _breaker(campaign: c.Campaign, recorded: Sequence[Recorded]) -> BreakerStatus | None:
+    spec = (campaign.dossier.get("plan") or campaign.plan).get("breaker")
+    if spec is None:
+        return None
+    moves = [item.event for item in recorded if isinstance(item.event, BreakerOpened | BreakerProbing | BreakerClosed)]
+    opened = next((event for event in reversed(moves) if isinstance(event, BreakerOpened)), None)
+    last = moves[-1] if moves else None
+    held = campaign.breaker
+    return BreakerStatus(
+        stage=held.stage,
+        cause=last.cause if isinstance(last, BreakerClosed) else held.cause,
+        openings=held.openings,
+        setbacks=campaign.setbacks,
+        changed_at=None if last is None else last.at,
+        until=held.until if held.stage is Stage.OPEN else None,
+        outcomes=None if opened is None else opened.outcomes,
+        failures=None if opened is None else opened.failures,
+        classes={} if opened is None else opened.classes,
+        share=spec["share"],
+        minimum=spec["minimum"],
     )
 
 

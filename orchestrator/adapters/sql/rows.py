@@ -19,6 +19,7 @@ from msgspec.structs import astuple
 
 from orchestrator.adapters.sql.rules import CampaignRules
 from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, contributions, holds_slot, maturity, shape
+from orchestrator.domain.delivery import delivery
 
 Key = tuple[int, int]
 """(device_no, campaign_no), the order in which rows are locked."""
@@ -78,6 +79,9 @@ FROM unnest($1::int[], $2::smallint[], $3::smallint[], $4::bigint[], $5::smallin
     u(c, p, e, b, s, n, g, x)
 ON CONFLICT (campaign_no, phase, gate_epoch, bucket, stratum, shard)
 DO UPDATE SET started = t.started + excluded.started, good = t.good + excluded.good, excluded = t.excluded + excluded.excluded"""
+_DELIVERY = """INSERT INTO delivery AS t (campaign_no, bucket, outcome, shard, n)
+SELECT c, b, o, $4, n FROM unnest($1::int[], $2::bigint[], $3::text[], $5::bigint[]) u(c, b, o, n)
+ON CONFLICT (campaign_no, bucket, outcome, shard) DO UPDATE SET n = t.n + excluded.n"""
 _ACTIVE = sorted(ACTIVE)
 _IN_TRIAL = sorted(IN_TRIAL)
 # What ``holds_slot`` says of a row.
@@ -124,7 +128,7 @@ class Changes:
         self._updated: dict[Key, tuple[Assignment, Assignment]] = {}
         self._settle: set[int] = set()
         """Devices whose slot may change hands."""
-        self._shapes: dict[tuple[int, tuple[Any, ...]], list[Any]] = {}
+        self._shapes: dict[tuple[int, tuple[Any, ...], tuple[int, str] | None], list[Any]] = {}
 
     def add(self, old: Assignment | None, new: Assignment) -> None:
         """Take in one row's change. May be called for a row again, with the row as it stands then."""
@@ -144,7 +148,8 @@ class Changes:
 
     def _count(self, row: Assignment, n: int) -> None:
         """Rows are counted by shape, and what a shape adds to the counters is looked up once, when they are written."""
-        key = (row.campaign_no, shape(row, self._rules[row.campaign_no].bucket))
+        rules = self._rules[row.campaign_no]
+        key = (row.campaign_no, shape(row, rules.bucket), delivery(row, rules.delivery))
         found = self._shapes.get(key)
         if found is None:
             self._shapes[key] = [row, n]
@@ -166,8 +171,10 @@ class Changes:
         by_state: dict[tuple[int, int, int, str], int] = defaultdict(int)
         by_epoch: dict[tuple[int, int, int, int], list[int]] = defaultdict(lambda: [0, 0])
         by_bucket: dict[tuple[int, int, int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
-        for row, rows in self._shapes.values():
-            no = row.campaign_no
+        by_outcome: dict[tuple[int, int, str], int] = defaultdict(int)
+        for (no, _, outcome), (row, rows) in self._shapes.items():
+            if outcome is not None:
+                by_outcome[no, *outcome] += rows
             for kind, phase, stratum, what in contributions(row):
                 if kind == "state":
                     by_state[no, phase, stratum, str(what)] += rows
@@ -191,6 +198,10 @@ class Changes:
         if mature:
             c, p, e, b, s, n, g, x = _columns(mature)
             await conn.execute(_MATURITY, c, p, e, b, s, self._shard, n, g, x)
+        outcomes = [(*key, n) for key, n in sorted(by_outcome.items()) if n]
+        if outcomes:
+            c, b, o, n = _columns(outcomes)
+            await conn.execute(_DELIVERY, c, b, o, self._shard, n)
 
 
 async def settle_slots(conn: asyncpg.Connection, devices: Iterable[int]) -> None:

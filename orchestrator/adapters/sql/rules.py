@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from orchestrator.domain import breaker
 from orchestrator.domain.assignment import bucket_ms
 from orchestrator.domain.dossier import Dossier
 
@@ -23,6 +24,8 @@ class CampaignRules:
     """Stratum keys by stratum number: the dossier's, sorted."""
     bucket: int
     """Width of a maturity bucket, ms."""
+    delivery: int | None
+    """Width of a bucket of the breaker's counts, ms; None without a breaker."""
 
     @property
     def offer_ttl(self) -> int:
@@ -64,4 +67,5 @@ def parse(row: asyncpg.Record) -> CampaignRules:
         dossier=dossier,
         strata=tuple(sorted(dossier.strata)),
         bucket=bucket_ms(dossier.plan.confirm_deadline),
+        delivery=None if dossier.plan.breaker is None else breaker.bucket_ms(dossier.plan.breaker),
     )

@@ -4,6 +4,7 @@ An offer that was not started within its time to live expires. A started device 
 silence after the image was installed is a release failure and is judged in the same transaction. What may be tried again is queued
 again, also what projectors filed because a report ended an attempt (``retrying``). After a halt or abort unstarted offers are
 withdrawn and started ones that have not installed are asked to cancel; installed and trial devices are left alone until their verdict.
+While the breaker is not closed no deadline passes: an opening waits for the sweep that is about to decide, or is seen by it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import halting, ledger, retrying, rows
+from orchestrator.adapters.sql import breaker, halting, ledger, retrying, rows
 from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.locks import GATE, own_control, share_control
@@ -35,6 +36,7 @@ from orchestrator.domain.assignment import (
 )
 from orchestrator.domain.campaign import LIVE, TERMINAL, CampaignState
 from orchestrator.domain.retry import Retry, again
+from orchestrator.domain.running import Pauses, paused
 from schemas.ledger import Cause, Entry, Kind
 
 SHARD = 101
@@ -42,6 +44,9 @@ SHARD = 101
 
 MOST = 1_000
 """Devices per transaction: bounds how long their rows stay locked."""
+
+_BEFORE_ALL = -1
+"""In place of a moment up to which deadlines are looked at, ms: none is."""
 
 # Materialized for the same reason as the slice's claim.
 _CLAIM = """WITH c AS MATERIALIZED (
@@ -65,6 +70,7 @@ class _EndedError(Exception):
 @dataclass(slots=True)
 class _Work:
     changes: rows.Changes
+    pauses: Pauses
     entries: dict[tuple[Kind, Cause | None, int], list[int]] = field(default_factory=lambda: defaultdict(list))
     again: list[tuple[Assignment, Retry]] = field(default_factory=list)
     failures: list[halting.Failure] = field(default_factory=list)
@@ -77,12 +83,17 @@ class _Work:
         self.not_before[retry.cause, retry.attempt] = retry.not_before
 
 
+class _MovedError(Exception):
+    """The breaker moved while deadlines were looked at."""
+
+
 async def sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: int, facts_until: int) -> DeadlineSweep:
     """One pass over what is due and, in a stopped campaign, over what is still out. At most ``MOST`` devices of each."""
-    try:
-        return await _sweep(engine, cache, campaign_no, now, facts_until)
-    except _EndedError:
-        return await _sweep(engine, cache, campaign_no, now, facts_until)
+    while True:
+        try:
+            return await _sweep(engine, cache, campaign_no, now, facts_until)
+        except (_EndedError, _MovedError):
+            continue  # what it decides is another matter now
 
 
 async def _sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: int, facts_until: int) -> DeadlineSweep:
@@ -92,7 +103,10 @@ async def _sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: 
         if campaign_no not in found:
             return DeadlineSweep(expired=0, silent=0, requeued=0, withdrawn=0, cancels=0, state=state)
         rules = found[campaign_no]
-        claimed = await conn.fetch(_CLAIM, campaign_no, now, facts_until, MOST)
+        pauses = await breaker.pauses(conn, campaign_no)
+        # While deadlines stand still none is reached, and to look at each again and again would only cost time.
+        until = (_BEFORE_ALL, _BEFORE_ALL) if paused(pauses, now) else (now, facts_until)
+        claimed = await conn.fetch(_CLAIM, campaign_no, *until, MOST)
         out: list[int] = []
         halted_alone = await halted_strata(conn, campaign_no)
         stopped = state in {CampaignState.HALTED, CampaignState.ABORTED}
@@ -112,7 +126,7 @@ async def _sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: 
         # An earlier attempt that was withdrawn leaves its deadline behind; the latest one's must not be taken for it.
         claimed_attempt = {row["device_no"]: row["attempt"] for row in sorted(claimed, key=lambda row: row["attempt"])}
         locked = await rows.lock(conn, [(device, campaign_no) for device in {*claimed_attempt, *out}])
-        work = _Work(rows.Changes({campaign_no: rules}, SHARD))
+        work = _Work(rows.Changes({campaign_no: rules}, SHARD), pauses)
         reported = {row["device_no"] for row in claimed if row["what"] == retrying.RETRY}
         ended: list[Assignment] = []
         later: list[tuple[int, int, int, int, str]] = []
@@ -120,7 +134,7 @@ async def _sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: 
             if claimed_attempt.get(device) == row.attempt:
                 if _expire(work, rules, row, state, now, facts_until):
                     continue
-                later.extend(_later(rules, row))
+                later.extend(_later(rules, row, pauses))
                 if device in reported and state in LIVE and row.stratum not in halted_alone:
                     ended.append(row)
             if device in out:
@@ -156,7 +170,7 @@ async def _sweep(engine: AsyncEngine, cache: RulesCache, campaign_no: int, now: 
 def _expire(work: _Work, rules: CampaignRules, row: Assignment, state: str, now: int, facts_until: int) -> bool:
     """Expire one row if it is overdue. Facts move rows after they are filed, so what was filed is only a reason to look."""
     looked_at = now if row.started_at is None else facts_until
-    cause = overdue(row, looked_at, rules.offer_ttl, rules.confirm_deadline)
+    cause = overdue(row, looked_at, rules.offer_ttl, rules.confirm_deadline, work.pauses)
     if cause is None:
         return False
     new = observe(row, expiry(row.attempt, cause, now))
@@ -170,9 +184,9 @@ def _expire(work: _Work, rules: CampaignRules, row: Assignment, state: str, now:
     return True
 
 
-def _later(rules: CampaignRules, row: Assignment) -> Iterator[tuple[int, int, int, int, str]]:
+def _later(rules: CampaignRules, row: Assignment, pauses: Pauses) -> Iterator[tuple[int, int, int, int, str]]:
     """The deadline that a row has now: a device that reports without a start has only that of its offer filed."""
-    what = due(row, rules.offer_ttl, rules.confirm_deadline)
+    what = due(row, rules.offer_ttl, rules.confirm_deadline, pauses)
     if what is not None:
         yield what[1], row.campaign_no, row.device_no, row.attempt, what[0]
 
@@ -222,8 +236,10 @@ async def _finish(conn: asyncpg.Connection, rules: CampaignRules, work: _Work, n
     if work.failures:
         await conn.execute("SELECT pg_advisory_xact_lock($1, $2)", GATE, rules.campaign_no)
         await own_control(conn, rules.campaign_no)
-    elif work.again:
+    else:
         await share_control(conn, rules.campaign_no)
+    if await breaker.pauses(conn, rules.campaign_no) != work.pauses:
+        raise _MovedError
     state, version, epoch = await control_state(conn, rules.campaign_no)
     if work.again and state in TERMINAL:
         raise _EndedError

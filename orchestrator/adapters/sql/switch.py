@@ -44,6 +44,7 @@ _WRITTEN: Final = (
     "counter",
     "gate_count",
     "maturity",
+    "delivery",
     "device",
     "timeline",
     "dead_letter",

@@ -277,6 +277,9 @@ class Campaign(_Table, table=True):
     phase_state: str = _text()
     soak_until: int | None = _big(nullable=True)
     promoted_since_halt: int = _small()
+    setbacks: int = _small(server_default="0")
+    breaker: dict[str, Any] | None = _json(nullable=True)
+    """Empty until it opens for the first time."""
     enrolment: dict[str, Any] | None = _json(nullable=True)
     halt: dict[str, Any] | None = _json(nullable=True)
     created_at: int = _big()
@@ -292,6 +295,10 @@ class Control(_Table, table=True):
     state: str = _text()
     version: int = _big()
     gate_epoch: int = _small()
+    hold: str | None = _text(nullable=True)
+    """The breaker's, while it is not closed: open or probing."""
+    held_at: int | None = _big(nullable=True)
+    """Since when; while it probes, offers of later may be started."""
 
 
 class Stratum(_Table, table=True):
@@ -405,6 +412,17 @@ class Maturity(_Table, table=True):
     started: int = _big()
     good: int = _big()
     excluded: int = _big()
+
+
+class Delivery(_Table, table=True):
+    """What the breaker reads: whether images arrived, filed under the time of the outcome (``domain.delivery``)."""
+
+    __table_args__: ClassVar[Any] = _COUNTER
+    campaign_no: int = _int(primary_key=True)
+    bucket: int = _big(primary_key=True)
+    outcome: str = _text(primary_key=True)
+    shard: int = _int(primary_key=True)
+    n: int = _big()
 
 
 class Gate(_Table, table=True):

@@ -15,6 +15,7 @@ from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.facts import Delivery
 from orchestrator.adapters.sql.positions import LogIdentity
 from orchestrator.adapters.sql.rules import RulesCache
+from orchestrator.app.breaker import Breakers
 from orchestrator.config import Settings
 from orchestrator.domain import campaign as c
 from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, holds_slot, loss, observe
@@ -31,6 +32,7 @@ EVERYONE = {
     "max_in_flight": {"initial": 80, "maximum": 160},
     "halt": [{"name": "failures", "scope": "campaign", "p0": 0.4, "alpha": 0.01}],
     "retry": {"max_attempts": 3, "backoff": {"initial": "5s", "maximum": "15s"}, "per_class": {"boot": {}}},
+    "breaker": {"share": 0.02, "minimum": 3, "window": "60s", "cool_down": "3s", "probes": 3, "stale": "20s"},
 }
 
 
@@ -68,6 +70,7 @@ class Story:
 
     async def begin(self) -> None:
         await self.world.setup()
+        self.breakers = Breakers(self.world.store, self.world.decisions)
         self.campaigns = [await self.world.launch(**EVERYONE) for _ in range(2)]
         for campaign in self.campaigns:
             await self.world.open_phase(campaign.campaign_id, 0, self.now)
@@ -77,8 +80,20 @@ class Story:
         for _ in range(steps):
             self.now += self.dice.randrange(1, 6_000)
             await self.dice.choices(
-                [self.offer, self.start, self.speak, self.sweep, self.project, self.decide, self.register, self.lose],
-                weights=[6, 6, 10, 5, 6, 2, 1, 1],
+                [
+                    *(
+                        self.offer,
+                        self.start,
+                        self.speak,
+                        self.sweep,
+                        self.project,
+                        self.decide,
+                        self.register,
+                        self.lose,
+                    ),
+                    *(self.look, self.fall_deaf),
+                ],
+                weights=[6, 6, 10, 5, 6, 2, 1, 1, 6, 1],
             )[0]()
         await self.project()
 
@@ -135,6 +150,18 @@ class Story:
         for campaign in self.campaigns:
             self.now += self.dice.choice([0, 0, 20_000])
             await self.world.decisions.sweep(campaign.campaign_id, self.now, self.now)
+
+    async def look(self) -> None:
+        """Breakers open, probe and close."""
+        for campaign in self.campaigns:
+            await self.breakers.look(campaign.campaign_id, self.now, self.now)
+
+    async def fall_deaf(self) -> None:
+        heard = self.now
+        for _ in range(3):
+            self.now += 10_000
+            for campaign in self.campaigns:
+                await self.breakers.look(campaign.campaign_id, self.now, heard)
 
     async def project(self) -> None:
         await self.world.project()

@@ -103,6 +103,8 @@ async def test_any_interleaving_of_the_logs_gives_the_same_rows(story: Story, se
     await story.live(80)
     slots = await story.world.rows("SELECT device_no, campaign_no, attempt FROM device_slot ORDER BY 1")
     assert [tuple(row.values()) for row in slots] == await story.slots()
+    moved = {row["type"] for row in await story.world.rows("SELECT type FROM event_log WHERE type LIKE 'Breaker%'")}
+    assert "BreakerOpened" in moved
     known = await causes(story)
     fresh = make_engine(story.settings.database_url, pool_size=2, search_path=f"{SHADOW},public")
     try:

@@ -82,6 +82,7 @@ CAMPAIGN: dict[str, Any] = {
         }
     ],
     "halt": None,
+    "breaker": None,
     "halted_strata": [],
 }
 

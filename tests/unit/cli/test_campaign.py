@@ -278,11 +278,21 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
             },
         ],
         "retries": [{"outcome": "transport", "max_attempts": 3, "pauses": [600_000, 1_200_000]}],
+        "breaker": {
+            "share": 0.3,
+            "minimum": 20,
+            "window": 600_000,
+            "cool_down": 300_000,
+            "probes": 10,
+            "reopens_at": 3,
+            "stale": 300_000,
+        },
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
     }
     api.on("GET", "/v1/campaigns/cmp_1/preview", found)
     ran = ota("campaign", "preview", "cmp_1")
     assert "4/10, 9/100" in ran.stdout
+    assert "30% of at least 20 outcomes within 10m" in squeezed(ran.stdout)
     assert "/phases/1" in ran.stdout
     assert "0.004 at 1.0%, 0.065 at 2.0%" in " ".join(ran.stdout.split())
     assert ["transport", "3", "10m,", "20m"] in [line.split() for line in ran.stdout.splitlines()]
@@ -310,6 +320,36 @@ def test_show_names_the_strata_that_were_halted_alone(ota, api):
     api.on("GET", "/v1/campaigns/cmp_1", campaign(halted_strata=[halted]))
     ran = ota("campaign", "show", "cmp_1")
     assert "attribute.hw_revision=C" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            {"stage": "open", "cause": "failures"},
+            "open since 2026-11-21T09:00:00Z: 9 of 25 did not arrive (2 silence, 7 transport)",
+        ),
+        ({"stage": "open", "cause": "stale"}, "nothing heard from devices; offers are held, the release is not blamed"),
+        ({"stage": "probing", "cause": "failures"}, "a few offers go out"),
+        ({"stage": "closed", "cause": "delivered"}, "closed since 2026-11-21T09:00:00Z (delivered), opened 2 times"),
+    ],
+)
+def test_show_and_watch_say_what_the_breaker_does_and_why(ota, api, found, said):
+    breaker = {
+        "openings": 2,
+        "setbacks": 1,
+        "changed_at": "2026-11-21T09:00:00Z",
+        "until": "2026-11-21T09:05:00Z" if found["stage"] == "open" else None,
+        "outcomes": 25,
+        "failures": 9,
+        "classes": {"transport": 7, "silence": 2},
+        "share": 0.3,
+        "minimum": 20,
+    } | found
+    api.on("GET", "/v1/campaigns/cmp_1", campaign(breaker=breaker), campaign(breaker=breaker), campaign("completed"))
+    assert said in squeezed(ota("campaign", "show", "cmp_1").stdout)
+    watched = squeezed(ota("campaign", "watch", "cmp_1").stderr)
+    assert (said in watched) == (found["stage"] != "closed")
 
 
 # ---- watch

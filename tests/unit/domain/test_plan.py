@@ -354,7 +354,9 @@ def test_a_stored_dossier_reads_back_with_the_same_digest(dossier):
 def test_a_dossier_that_an_earlier_version_froze_keeps_its_digest_and_still_loads(dossier):
     stored = json.loads((Path(__file__).parent / "golden" / "dossier-1.json").read_bytes())
     assert digest_of(stored) == "sha256:cc824b5280abdefbf6ed622d8f0c0e1b187841b3b2727075b14bceb75f0f1516"
-    assert Dossier.model_validate(stored) == dossier
+    # What a plan has by default since then was not approved with it.
+    without = dossier.plan.model_copy(update={"breaker": None})
+    assert Dossier.model_validate(stored) == dossier.model_copy(update={"plan": without})
 
 
 def test_the_digest_changes_with_anything_that_was_approved(data, dossier):
@@ -368,3 +370,31 @@ def test_how_a_plan_was_written_does_not_change_the_digest(data, dossier):
     data = changed(changed(data, "/offer_ttl", "PT48H"), "/phases/0/percent", 2.0)
     again = freeze(parse_plan(data), strata_sizes={"b": 600, "a": 1_400}, release_digest="sha256:feed")
     assert dossier_digest(again) == dossier_digest(dossier)
+
+
+def test_a_breaker_is_on_by_default_and_can_be_switched_off(data):
+    spec = parse_plan(data).breaker
+    assert spec is not None
+    assert (spec.share, spec.minimum, spec.window, spec.cool_down) == (0.3, 20, 600_000, 300_000)
+    assert (spec.probes, spec.stale) == (10, 300_000)
+    for off in ("off", False, None):
+        plan = parse_plan({**data, "breaker": off})
+        assert plan.breaker is None
+        assert parse_plan(plan.canonical()) == plan
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "code"),
+    [
+        ("share", 0, "plan.breaker.share"),
+        ("share", 1.5, "plan.breaker.share"),
+        ("minimum", 0, "plan.field.value"),
+        ("probes", 1_001, "plan.field.value"),
+        ("window", "0s", "plan.duration.range"),
+        ("stale", "soon", "plan.duration"),
+    ],
+)
+def test_a_wrong_breaker_says_where(data, field, value, code):
+    with pytest.raises(PlanError) as caught:
+        parse_plan({**data, "breaker": {field: value}})
+    assert [(item["pointer"], item["code"]) for item in caught.value.errors] == [(f"/breaker/{field}", code)]
