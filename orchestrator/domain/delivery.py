@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from orchestrator.domain.assignment import INFRASTRUCTURE, Assignment, FailureClass, State
+from orchestrator.domain.assignment import Assignment, FailureClass, State
 from schemas.ledger import Cause
 
 
@@ -28,20 +28,32 @@ class Delivery(StrEnum):
 
 def delivered(row: Assignment) -> Delivery | None:
     """What the latest attempt says about the infrastructure; None if nothing yet, or nothing at all."""
-    match row.state:
-        case State.INSTALLED | State.TRIAL | State.CONFIRMED | State.REVERTED:
-            return Delivery.DELIVERED
-        case State.FAILED:
-            if row.failure_class == FailureClass.OPERATOR:
-                return None
-            blamed = row.failure_class in INFRASTRUCTURE
-            return Delivery(row.failure_class or "") if blamed else Delivery.DELIVERED
-        case State.EXPIRED if row.reason == Cause.SILENT:
-            return Delivery.SILENCE
-        case State.EXPIRED if row.reason == Cause.SILENT_TRIAL:
-            return Delivery.DELIVERED
-        case _:
-            return None
+    found = _BY_STATE.get(row.state)
+    if found is not None:
+        return found
+    if row.state is State.FAILED:
+        return _BY_CLASS.get(row.failure_class, Delivery.DELIVERED)
+    return _BY_REASON.get(row.reason) if row.state is State.EXPIRED else None
+
+
+# Tables, because this is asked of each row before and after each change.
+_BY_STATE: Final[dict[State, Delivery]] = {
+    State.INSTALLED: Delivery.DELIVERED,
+    State.TRIAL: Delivery.DELIVERED,
+    State.CONFIRMED: Delivery.DELIVERED,
+    State.REVERTED: Delivery.DELIVERED,
+}
+_BY_CLASS: Final[dict[str | None, Delivery | None]] = {
+    FailureClass.TRANSPORT: Delivery.TRANSPORT,
+    FailureClass.INTEGRITY: Delivery.INTEGRITY,
+    FailureClass.OPERATOR: None,
+}
+"""Of a failure; any other class is not the way's fault."""
+_BY_REASON: Final[dict[str | None, Delivery]] = {
+    Cause.SILENT: Delivery.SILENCE,
+    Cause.SILENT_TRIAL: Delivery.DELIVERED,
+}
+"""Of an expiry; any other says nothing."""
 
 
 DeliveryKey = tuple[int, str]
@@ -53,7 +65,7 @@ def delivery(row: Assignment, bucket_ms: int | None) -> DeliveryKey | None:
     if bucket_ms is None or row.state in _ON_ITS_WAY:
         return None
     found = delivered(row)
-    return None if found is None else (row.changed_at // bucket_ms, found.value)
+    return None if found is None else (row.changed_at // bucket_ms, found)
 
 
 _ON_ITS_WAY: Final = frozenset({State.OFFERED, State.ACCEPTED, State.DOWNLOADING})

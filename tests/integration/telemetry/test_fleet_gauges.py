@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from orchestrator.app.breaker import Breakers
 from orchestrator.errors import UnavailableError
 from orchestrator.telemetry.fleet_gauges import FleetGauges
 from schemas import device_events as d
@@ -149,3 +150,18 @@ async def test_when_the_leadership_ends_the_gauges_are_empty(world, engine, tele
         await running
     assert series(telemetry, "ota_campaign_info") == {}
     assert series(telemetry, "ota_outbox_depth") == {}
+
+
+async def test_a_breaker_that_is_not_closed_is_shown_with_its_cause(world, engine, telemetry, series):
+    campaign_id = await canary(world, failing=0)
+    offered = await world.offered(1)
+    for number, action in offered.items():
+        world.fact(number, action, d.FAILED, T0 + 2_000, failure_class="transport")
+    await world.project()
+    gauges = FleetGauges(engine, telemetry.instruments, TOPIC)
+    await gauges.read()
+    assert series(telemetry, "ota_campaign_breaker_held") == {}
+    await Breakers(world.store, world.decisions).look(campaign_id, T0 + 3_000, T0 + 3_000)
+    await gauges.read()
+    ((labels, value),) = series(telemetry, "ota_campaign_breaker_held").items()
+    assert (dict(labels), value) == ({"campaign_id": campaign_id, "stage": "open", "cause": "failures"}, 1)

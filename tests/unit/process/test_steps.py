@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.app.process import CampaignProcess, GateResult, PhaseNotFoundError
 from orchestrator.domain import campaign as c
+from orchestrator.domain.breaker import BreakerSpec, Probes, Reading
 from orchestrator.errors import NotFoundError
 from schemas import campaign_events as e
 from tests.support.memory_process import Heard, MemoryCampaigns, MemoryDecisions, phase
@@ -436,3 +437,48 @@ async def test_two_processes_of_one_campaign_take_every_decision_once(bench):
     types = bench.types()
     assert len(types) == len(["CohortEnrolled", *["PhaseOpened", "SoakStarted", "PhasePromoted"] * 2, "Completed"])
     assert bench.decisions.offered == {(ID, 0): 10, (ID, 1): 20}
+
+
+async def test_nothing_is_promoted_while_the_breaker_is_not_closed_and_halts_go_on(bench):
+    await bench.launch(*TWO)
+    await bench.soak(0)
+    bench.decisions.breaker = BreakerSpec()
+    bench.decisions.outcomes = Reading(counts={"transport": 20})
+    await bench.process.sweep(ID, 5)
+    assert bench.last().cause == "failures"
+    held = await bench.gate(0, 2 * SOAK)
+    assert (held.result, "Infrastructure" in held.reason) == (GateResult.NOT_YET, True)
+    bench.decisions.outcomes = Reading(counts={}, probes=Probes(offered=10, delivered=10))
+    await bench.process.sweep(ID, 5 + 300_000)
+    assert isinstance(bench.last(), e.BreakerProbing)
+    assert (await bench.gate(0, 300_006)).result is GateResult.NOT_YET
+    await bench.process.sweep(ID, 300_007)
+    assert bench.last().cause == "delivered"
+    assert (await bench.gate(0, 300_008)).result is GateResult.PROMOTED
+
+
+async def test_a_worker_that_was_away_does_not_take_its_own_absence_for_silence(bench):
+    await bench.launch(*TWO)
+    bench.decisions.breaker = BreakerSpec()
+    bench.facts.until_ms = 0
+    for now in (10**9, 2 * 10**9, 2 * 10**9 + 1_000):
+        await bench.process.sweep(ID, now)
+    assert (await bench.campaigns.load(ID)).breaker.openings == 0
+    for step in range(2, 400):
+        await bench.process.sweep(ID, 2 * 10**9 + step * 1_000)
+    opened = bench.last()
+    assert (opened.cause, opened.since, opened.at) == ("stale", 2 * 10**9, 2 * 10**9 + 301_000)
+
+
+async def test_a_paused_campaign_is_not_probed_and_an_aborted_one_lets_go(bench):
+    await bench.launch(*TWO)
+    bench.decisions.breaker = BreakerSpec()
+    bench.decisions.outcomes = Reading(counts={"silence": 20})
+    await bench.campaigns.order(ID, c.Pause(actor="ann", reason="lunch", ledger_position=0))
+    await bench.process.sweep(ID, 5)
+    assert isinstance(bench.last(), e.BreakerOpened)
+    await bench.process.sweep(ID, 400_000)
+    assert isinstance(bench.last(), e.BreakerOpened)
+    await bench.campaigns.order(ID, c.Abort(actor="ann", reason="over", ledger_position=0))
+    await bench.process.sweep(ID, 400_001)
+    assert bench.last().cause == "stopped"
