@@ -8,8 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from orchestrator.app.keys import KeyInvalidError, Principal
 
-PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
-"""Paths that answer everybody: probes, scrapers and the description of the API, which holds no secret."""
+ANSWERS: Final = "/v1/webhook-answers"
+"""Answers to webhooks, which prove by a signature of the body who sends them."""
+
+PUBLIC: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", ANSWERS})
+"""Paths that need no key: probes, scrapers, the description of the API, which holds no secret, and answers that are signed."""
 
 
 class Keys(Protocol):

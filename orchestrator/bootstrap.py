@@ -7,6 +7,7 @@ Frameworks are imported late, because telemetry must be set up before they are.
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
@@ -174,14 +175,17 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.adapters.sql.idempotency import SqlIdempotency
     from orchestrator.adapters.sql.queries import SqlQueries
     from orchestrator.adapters.sql.registry import SqlRegistry
+    from orchestrator.adapters.sql.webhooks import SqlWebhooks
     from orchestrator.app.campaigns import Campaigns
     from orchestrator.app.devices import Devices
     from orchestrator.app.fleet import FleetCommands
     from orchestrator.app.keys import ApiKeys
     from orchestrator.app.releases import Releases
     from orchestrator.app.verdicts import ExternalVerdicts
+    from orchestrator.app.webhooks import Webhooks
 
     registry = SqlRegistry(engine)
+    verdicts = ExternalVerdicts(SqlCampaignStore(engine), traceparent=current_traceparent)
     return OperatorServices(
         settings=settings,
         campaigns=Campaigns(
@@ -192,7 +196,8 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
             known_zone=zones.known,
             traceparent=current_traceparent,
         ),
-        verdicts=ExternalVerdicts(SqlCampaignStore(engine), traceparent=current_traceparent),
+        verdicts=verdicts,
+        webhooks=Webhooks(SqlWebhooks(engine), verdicts, now=now_ms, new_id=new_id, traceparent=current_traceparent),
         releases=Releases(
             registry,
             artifact_store(settings),
@@ -326,8 +331,11 @@ async def _relay(role: _Role) -> None:
     from orchestrator.adapters.kafka.partitions import LogEnds
     from orchestrator.adapters.kafka.relay import KafkaConsumer
     from orchestrator.adapters.sql.relay import SqlBookmarks, SqlLeadership, SqlLogReader
+    from orchestrator.adapters.sql.webhooks import SqlWebhooks
     from orchestrator.adapters.temporal.client import connect
     from orchestrator.adapters.temporal.processes import TemporalConsumer, TemporalProcesses
+    from orchestrator.adapters.webhook_http import HttpPoster
+    from orchestrator.app.deliveries import WebhookConsumer, WebhookSender
     from orchestrator.app.relay import Relay
     from orchestrator.telemetry.fleet_gauges import FleetGauges
 
@@ -336,7 +344,20 @@ async def _relay(role: _Role) -> None:
     kafka = KafkaConsumer(settings.kafka_bootstrap, settings.campaign_events_topic)
     role.closing.push_async_callback(kafka.close)
     temporal = TemporalConsumer(TemporalProcesses(await connect(settings), settings))
-    relay = Relay(SqlLogReader(engine), SqlBookmarks(engine), SqlLeadership(engine), [kafka, temporal])
+    queue = SqlWebhooks(engine)
+    consumers = [kafka, temporal, WebhookConsumer(queue, settings.api_address)]
+    relay = Relay(SqlLogReader(engine), SqlBookmarks(engine), SqlLeadership(engine), consumers)
+    poster = await role.closing.enter_async_context(
+        HttpPoster(settings.webhook_timeout_s, settings.webhook_refused_networks)
+    )
+    counter = role.telemetry.instruments.webhook_deliveries
+    sender = WebhookSender(
+        queue,
+        poster,
+        now=now_ms,
+        dice=random.random,
+        counted=lambda kind, result: counter.add(1, {"type": kind, "result": result}),
+    )
     ends = LogEnds(settings.kafka_bootstrap, settings.device_events_topic)
     role.closing.push_async_callback(ends.stop)
     watch = role.watch_log(engine)
@@ -348,16 +369,17 @@ async def _relay(role: _Role) -> None:
         watch.damaged_partitions,
     )
     await role.health(database_check(engine), ("facts", watch.check))
-    measuring = asyncio.create_task(_while_leading(relay, gauges.run))
+    leading = [asyncio.create_task(_while_leading(relay, run)) for run in (gauges.run, sender.run)]
     try:
         await relay.run(role.stop)
     finally:
-        measuring.cancel()
-        await asyncio.gather(measuring, return_exceptions=True)
+        for task in leading:
+            task.cancel()
+        await asyncio.gather(*leading, return_exceptions=True)
 
 
 async def _while_leading(relay: Relay, run: Callable[[], Awaitable[None]]) -> None:
-    """Exactly one process exports the fleet's gauges: the leader."""
+    """Exactly one process exports the fleet's gauges and sends to webhooks: the leader."""
     running: asyncio.Future[None] | None = None
     try:
         while True:

@@ -35,6 +35,20 @@ class Settings(BaseSettings):
     )
     gateway_url: str = Field("", description="How devices reach the gateway; empty: http://host:gateway_port.")
 
+    public_url: str = Field(
+        "", description="How people and receivers of webhooks reach the operator API; empty: http://host:api_port."
+    )
+
+    # --- webhooks
+    webhook_timeout_s: float = Field(
+        10.0, gt=0, description="Seconds for one delivery; a receiver should answer first and work then."
+    )
+    webhook_refused_networks: str = Field(
+        "169.254.0.0/16,fe80::/10,fd00:ec2::/32",
+        description="Networks that no webhook is sent to: by default link-local ones, where clouds keep their credentials. Private"
+        " ones are where receivers on premises are.",
+    )
+
     # --- gateway
     tenant: str = Field("default", description="The one DDI tenant, compared case-insensitively.")
     poll_interval: int = Field(
@@ -188,6 +202,11 @@ class Settings(BaseSettings):
 
     # --- telemetry
     otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for traces and metrics; empty: /metrics only.")
+
+    @property
+    def api_address(self) -> str:
+        """How receivers of webhooks reach the operator API."""
+        return self.public_url or f"http://{self.host}:{self.api_port}"
 
     @property
     def device_events_topic(self) -> str:

@@ -47,6 +47,7 @@ PLACES: Final = frozenset(
         "gateway.after_ack",
         "api.before_remember",
         "api.before_answer",
+        "webhook.before_record",
         "worker.before_completion",
         "rebuild.before_commit",
         "rebuild.before_switch",

@@ -1,7 +1,7 @@
 """Decisions about what exists: hardware models, trusted keys, artifacts, releases, devices, API keys.
 
 Stored in the event log beside the campaigns' events, one stream per thing (devices in batches), projected into the tables of the same
-names. Secrets never enter: tokens and keys are present as salted hashes only.
+names. Secrets never enter: tokens and keys are present as salted hashes only, and what webhooks sign with not at all.
 """
 
 from __future__ import annotations
@@ -87,6 +87,27 @@ class ApiKeyRevoked(_Event, frozen=True, kw_only=True):
     actor: str
 
 
+class WebhookAdded(_Event, frozen=True, kw_only=True):
+    """An endpoint is told of events beyond this one. Its secret is kept beside the log, because it must sign."""
+
+    webhook_id: str
+    url: str
+    events: list[str]
+    actor: str
+
+
+class WebhookRemoved(_Event, frozen=True, kw_only=True):
+    webhook_id: str
+    actor: str
+
+
+class WebhookTested(_Event, frozen=True, kw_only=True):
+    """The endpoint is told of this event, which means nothing else."""
+
+    webhook_id: str
+    actor: str
+
+
 class ProjectionsReplaced(_Event, frozen=True, kw_only=True):
     """A rebuild took the place of live tables that differed from it, because somebody said so."""
 
@@ -105,6 +126,9 @@ RegistryEvent = (
     | DeviceTokenIssued
     | ApiKeyCreated
     | ApiKeyRevoked
+    | WebhookAdded
+    | WebhookRemoved
+    | WebhookTested
     | ProjectionsReplaced
 )
 

@@ -16,10 +16,10 @@ import structlog
 from fastapi import FastAPI
 
 from api import health, problems
-from api.auth import AuthMiddleware
+from api.auth import ANSWERS, AuthMiddleware
 from api.bodies import BodyMiddleware
 from api.idempotency import IdempotencyMiddleware
-from api.operator import campaigns, devices, fleet, keys, releases
+from api.operator import campaigns, devices, fleet, keys, releases, webhooks
 from api.operator.limits import KeyLimitMiddleware
 from api.operator.openapi import describe
 from api.operator.services import OperatorServices
@@ -45,7 +45,7 @@ def create_app(services: OperatorServices) -> FastAPI:
     app.state.services = services
     app.openapi = lambda: describe(app)
     problems.install(app)
-    for part in (campaigns, releases, devices, fleet, keys):
+    for part in (campaigns, releases, devices, fleet, keys, webhooks):
         app.include_router(part.router, prefix=PREFIX)
     app.include_router(health.router(services.readiness, services.metrics))
     settings = services.settings
@@ -54,7 +54,10 @@ def create_app(services: OperatorServices) -> FastAPI:
     app.add_middleware(
         BodyMiddleware,
         limit=settings.max_body_bytes,
-        limits={devices.IMPORTS: settings.max_import_devices * devices.IMPORT_BYTES_PER_DEVICE},
+        limits={
+            devices.IMPORTS: settings.max_import_devices * devices.IMPORT_BYTES_PER_DEVICE,
+            ANSWERS: webhooks.MAX_ANSWER_BYTES,
+        },
         streamed=frozenset({releases.UPLOADS}),
     )
     app.add_middleware(KeyLimitMiddleware, settings=settings, clock=time.monotonic)

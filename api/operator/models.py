@@ -30,6 +30,7 @@ Time = Annotated[
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
+EvidenceUrl = Annotated[str, Field(max_length=2_000, pattern=r"^https?://\S+$")]
 
 
 class _Input(BaseModel):
@@ -215,10 +216,22 @@ class ReasonInput(_Input):
 class VerdictInput(_Input):
     verdict: Literal["promote", "hold", "halt"]
     reason: Text
-    evidence_url: Annotated[str, Field(max_length=2_000, pattern=r"^https?://\S+$")] | None = None
+    evidence_url: EvidenceUrl | None = None
     gate_epoch: int | None = Field(
         None, description="Epoch that was asked; a verdict other than halt for an earlier one is refused."
     )
+
+
+class AnswerInput(_Input):
+    """What a signature vouches for is the body alone, so it says what it is about."""
+
+    campaign_id: Text
+    phase: int
+    gate: Text
+    gate_epoch: int = Field(description="As in the notification.")
+    verdict: Literal["promote", "hold", "halt"]
+    reason: Text
+    evidence_url: EvidenceUrl | None = None
 
 
 class GivenVerdict(_Output):
@@ -457,6 +470,39 @@ class Preview(_Output):
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
     problems: list[PlanProblem]
+
+
+# --------------------------------------------------------------------------- webhooks
+
+
+class WebhookInput(_Input):
+    url: Annotated[str, Field(min_length=1, max_length=2_000)]
+    events: list[str] = Field(description="Such as campaign.halted, breaker.opened, hold.outlasted.")
+
+
+class Webhook(_Output):
+    webhook_id: str
+    url: str
+    events: list[str]
+    created_at: Time
+    created_by: str
+
+
+class CreatedWebhook(Webhook):
+    secret: str | None = Field(description="Shown once; null when an answer is repeated.")
+
+
+class Delivery(_Output):
+    message_id: str = Field(description="`webhook-id`: the same in every attempt.")
+    kind: str
+    position: int = Field(description="Of the event in the log.")
+    state: str = Field(description="pending, delivered or dead.")
+    attempts: int
+    status: int | None = Field(description="HTTP status of the last attempt, if there was an answer.")
+    error: str | None
+    created_at: Time
+    next_at: Time | None
+    settled_at: Time | None
 
 
 # --------------------------------------------------------------------------- keys

@@ -18,6 +18,7 @@ from orchestrator.app.keys import ApiKeys
 from orchestrator.app.queries import Queries
 from orchestrator.app.releases import Releases
 from orchestrator.app.verdicts import ExternalVerdicts
+from orchestrator.app.webhooks import Webhooks
 from orchestrator.config import Settings
 from orchestrator.telemetry.health import Check
 
@@ -29,6 +30,7 @@ class OperatorServices:
     settings: Settings
     campaigns: Campaigns
     verdicts: ExternalVerdicts
+    webhooks: Webhooks
     releases: Releases
     devices: Devices
     keys: ApiKeys

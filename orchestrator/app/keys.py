@@ -50,6 +50,8 @@ class Scope(StrEnum):
     """Verdicts of external gates, and nothing else: the key of a test bench."""
     RELEASE_READ = "release:read"
     RELEASE_PUBLISH = "release:publish"
+    WEBHOOK_READ = "webhook:read"
+    WEBHOOK_WRITE = "webhook:write"
     DEVICE_READ = "device:read"
     DEVICE_WRITE = "device:write"
     AUDIT_READ = "audit:read"

@@ -25,6 +25,7 @@ from orchestrator.cli import (
     cmd_release,
     cmd_roles,
     cmd_sim,
+    cmd_webhook,
 )
 from orchestrator.cli.command import (
     JsonOption,
@@ -58,6 +59,7 @@ for module in (
     cmd_sim,
     cmd_doctor,
     cmd_fleet,
+    cmd_webhook,
     cmd_bench,
 ):
     module.register(app)

@@ -204,6 +204,27 @@ class OtaClient:
         path = f"/v1/campaigns/{_part(campaign_id)}/phases/{phase}/gates/{_part(gate)}"
         return self._post(path, body, idempotency_key=idempotency_key)
 
+    # ---- webhooks
+
+    def add_webhook(self, url: str, events: Sequence[str]) -> m.CreatedWebhook:
+        """Tell ``url`` of these events from now on; the secret is in this answer only."""
+        return self._post("/v1/webhooks", {"url": url, "events": list(events)})
+
+    def webhooks(self) -> Iterator[m.Webhook]:
+        """The newest first."""
+        return self._list("/v1/webhooks")
+
+    def remove_webhook(self, webhook_id: str) -> None:
+        self._transport.request("DELETE", f"/v1/webhooks/{_part(webhook_id)}")
+
+    def test_webhook(self, webhook_id: str) -> m.Delivery:
+        """Send a notification without meaning."""
+        return self._post(f"/v1/webhooks/{_part(webhook_id)}/test")
+
+    def webhook_deliveries(self, webhook_id: str) -> Iterator[m.Delivery]:
+        """What it was told and what became of it, the newest first."""
+        return self._list(f"/v1/webhooks/{_part(webhook_id)}/deliveries")
+
     # ---- plumbing
 
     def _get(self, path: str, **query: Any) -> Any:

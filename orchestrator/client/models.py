@@ -355,3 +355,32 @@ class Preview(TypedDict):
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
     problems: list[PlanProblem]
+
+
+class Webhook(TypedDict):
+    webhook_id: str
+    url: str
+    events: list[str]
+    created_at: str
+    created_by: str
+
+
+class CreatedWebhook(Webhook):
+    secret: str | None
+    """Shown once."""
+
+
+class Delivery(TypedDict):
+    """One notification to one endpoint."""
+
+    message_id: str
+    kind: str
+    position: int
+    state: str
+    """pending, delivered or dead."""
+    attempts: int
+    status: int | None
+    error: str | None
+    created_at: str
+    next_at: str | None
+    settled_at: str | None

@@ -160,6 +160,13 @@ CATALOGUE: Final[Mapping[str, Row]] = {
         _row(
             "ota.outbox.depth", _G, "{message}", "consumer", "Events of the log that a consumer has not been given yet."
         ),
+        _row(
+            "ota.webhook.deliveries",
+            _C,
+            "{attempt}",
+            "type result",
+            "Attempts to deliver a notification: delivered, failed (it is tried again) or dead (it is not).",
+        ),
         _row("ota.outbox.oldest.age", _G, "s", "consumer", "Age of the oldest of them."),
         _row("ota.invariant.violations", _C, "{violation}", "invariant", "Promises found broken in production rows."),
         _row(
@@ -270,6 +277,7 @@ class Instruments:
         self.log_damaged = self._board("ota.projection.log.damaged")
         self.outbox_depth = self._board("ota.outbox.depth")
         self.outbox_oldest_age = self._board("ota.outbox.oldest.age")
+        self.webhook_deliveries = self._counter("ota.webhook.deliveries")
         self.invariant_violations = self._counter("ota.invariant.violations")
         self.consumed_messages = self._counter("messaging.client.consumed.messages")
         self.sent_messages = self._counter("messaging.client.sent.messages")

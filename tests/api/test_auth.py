@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.auth import PUBLIC
+from api.auth import ANSWERS, PUBLIC
 from orchestrator.app.keys import Scope
 
 ALL = {scope.value for scope in Scope}
@@ -20,7 +20,14 @@ def operations(app):
 
 def address(path):
     return path.format(
-        campaign_id="cmp_x", device_id="dev_x", release_id="rel_x", key_id="k", name="m", phase="0", gate="g"
+        campaign_id="cmp_x",
+        device_id="dev_x",
+        release_id="rel_x",
+        key_id="k",
+        name="m",
+        phase="0",
+        gate="g",
+        webhook_id="wh_x",
     )
 
 
@@ -41,6 +48,10 @@ async def test_without_a_key_nothing_but_the_probes_answers(api):
         if scopes:
             assert (answer.status_code, answer.json()["code"]) == (401, "auth.key.missing"), path
             assert answer.headers["www-authenticate"] == "Bearer"
+        elif path == ANSWERS:
+            assert (answer.status_code, answer.json()["code"]) == (422, "request.invalid"), (
+                "it says whose secret signed"
+            )
         else:
             assert answer.status_code == 200, path
     assert (await api("GET", "/v1/nothing", key="")).status_code == 401

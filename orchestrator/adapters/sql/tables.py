@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
@@ -243,6 +243,46 @@ class ApiKey(_Table, table=True):
     created_at: int = _big()
     expires_at: int | None = _big(nullable=True)
     revoked_at: int | None = _big(nullable=True)
+
+
+class Webhook(_Table, table=True):
+    """Endpoints that are told of events; changed with their events, like API keys, and never replayed."""
+
+    webhook_id: str = _text(primary_key=True)
+    url: str = _text()
+    events: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+    created_at: int = _big()
+    created_by: str = _text()
+    since: int = _big()
+    """Position of its event: what was before is not told."""
+    removed_at: int | None = _big(nullable=True)
+
+
+class WebhookSecret(_Table, table=True):
+    """What a webhook signs with, in clear, because it must sign; beside the log and never in it. A backup of the database holds it."""
+
+    webhook_id: str = _text(primary_key=True)
+    secret: str = _text()
+
+
+class WebhookDelivery(_Table, table=True):
+    """One notification to one endpoint: a queue, and for a while what became of it. Made by the relay, not by a projection."""
+
+    __table_args__: ClassVar[Any] = (
+        Index("webhook_delivery_due", "next_at", postgresql_where=text("state = 'pending'")),
+    )
+    webhook_id: str = _text(primary_key=True)
+    position: int = _big(primary_key=True)
+    message_id: str = _text()
+    kind: str = _text()
+    body: str = _text()
+    state: str = _text()
+    attempts: int = _small()
+    next_at: int | None = _big(nullable=True)
+    status: int | None = _small(nullable=True)
+    error: str | None = _text(nullable=True)
+    created_at: int = _big()
+    settled_at: int | None = _big(nullable=True)
 
 
 class Idempotency(_Table, table=True):
@@ -522,7 +562,7 @@ class ReportOverlay(_Table, table=True):
 
 
 class RelayPosition(_Table, table=True):
-    """How far a consumer of the event log has come: ``kafka``, ``temporal``."""
+    """How far a consumer of the event log has come: ``kafka``, ``temporal``, ``webhooks``."""
 
     __table_args__: ClassVar[Any] = _HEAD
     consumer: str = _text(primary_key=True)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from orchestrator.adapters.clock import new_id, now_ms
+from orchestrator.adapters.sql.event_log import SqlEventLog
 from orchestrator.adapters.sql.process import SqlEnrolments
+from orchestrator.adapters.sql.webhooks import SqlWebhooks
+from orchestrator.app.deliveries import WebhookConsumer
 from orchestrator.app.process import CampaignProcess, GateResult
+from orchestrator.app.verdicts import ExternalVerdicts
+from orchestrator.app.webhooks import Webhooks
 from orchestrator.domain import campaign as c
 from schemas import device_events as d
 from tests.integration.rebuild.conftest import Story
@@ -77,6 +83,24 @@ async def test_a_phase_waits_for_devices_and_a_laboratory_and_a_rebuild_tells_th
     assert await story.verify() == []
     await story.rebuild()
     assert (await world.store.load(cid)).state is c.CampaignState.HALTED
+
+
+async def test_a_rebuild_leaves_webhooks_their_secrets_and_their_deliveries_alone(story: Story):
+    engine = story.world.engine
+    queue = SqlWebhooks(engine)
+    webhooks = Webhooks(queue, ExternalVerdicts(story.world.store), now=now_ms, new_id=new_id)
+    made = await webhooks.add("https://hooks.example", ["campaign.halted"], actor="ann", command_id="add")
+    await story.halt(story.campaigns[0].campaign_id)
+    consumer = WebhookConsumer(queue, "https://ota.example")
+    await consumer.deliver(await SqlEventLog(engine).read_all(0, 1_000))
+    before = (await webhooks.deliveries(made.webhook_id, 10, None)).items
+    assert [each.kind for each in before] == ["campaign.halted"]
+    assert await story.verify() == []
+    await story.rebuild()
+    assert await queue.secret(made.webhook_id) == made.secret
+    assert (await webhooks.deliveries(made.webhook_id, 10, None)).items == before
+    await consumer.deliver(await SqlEventLog(engine).read_all(0, 1_000))
+    assert (await webhooks.deliveries(made.webhook_id, 10, None)).items == before
 
 
 def _fields(command: c.GiveVerdict) -> dict[str, object]:

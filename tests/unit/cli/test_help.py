@@ -53,6 +53,11 @@ COMMANDS = {
     "sim fleet",
     "topics apply",
     "trust add",
+    "webhook add",
+    "webhook deliveries",
+    "webhook list",
+    "webhook remove",
+    "webhook test",
     "workflows repair",
 }
 
