@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -38,10 +39,11 @@ class Receiver:
     got: list[Got] = field(default_factory=list)
     extra: str = ""
     """More headers of the answer."""
+    tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Self:
         self._open: set[asyncio.StreamWriter] = set()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from orchestrator.adapters.clock import new_id, now_ms
 from orchestrator.adapters.sql.campaigns import SqlCampaignStore
@@ -200,6 +208,35 @@ async def test_an_endpoint_that_is_away_or_refused_is_a_failed_attempt(post, rec
         assert (unknown.taken, unknown.status) == (False, None)
     async with Receiver(answers=[0]) as hanging, HttpPoster(0.2, "") as poster:
         assert (await poster.post(hanging.url, {}, b"{}")).error == "No answer within 0.2 s."
+
+
+def certified(folder, name) -> Path:
+    """A key and a certificate of its own for this name, in one file."""
+    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = folder / f"{name}.pem"
+    file.write_bytes(pem + certificate.public_bytes(Encoding.PEM))
+    return file
+
+
+@pytest.mark.parametrize(("name", "taken"), [("localhost", True), ("other.example", False)])
+async def test_over_tls_the_certificate_must_be_of_the_name_that_was_registered(tmp_path, name, taken):
+    file = certified(tmp_path, name)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(file)
+    trusting = ssl.create_default_context(cafile=str(file))
+    async with Receiver(tls=serving) as receiving, HttpPoster(10.0, "", trusting) as poster:
+        attempt = await poster.post(f"https://localhost:{receiving.port}/hook", {}, b"{}")
+    assert attempt.taken is taken, attempt
+    assert [got.headers["host"] for got in receiving.got] == [f"localhost:{receiving.port}"] * taken
 
 
 async def test_events_from_before_it_was_added_or_not_asked_for_are_not_told_and_none_twice(post, receiver):
