@@ -42,7 +42,7 @@ from orchestrator.domain.commands import (
     StartSoak,
     Submit,
 )
-from orchestrator.domain.external import gate_names, latest, missing
+from orchestrator.domain.external import MAX_VERDICTS, gate_names, latest, missing
 from orchestrator.errors import ConflictError, NotFoundError
 from schemas import campaign_events as e
 
@@ -96,6 +96,13 @@ class ExternalEpochError(ConflictError):
     remedy = "Test again what runs now, and give the verdict for the running gate epoch."
 
 
+class TooManyVerdictsError(ConflictError):
+    """The external gate has said so much of this phase that only a change to promote, or a halt, is taken."""
+
+    code = "campaign.external.limit"
+    remedy = "Speak when the verdict changes, not from time to time."
+
+
 class Campaign(Struct, frozen=True, kw_only=True):
     """State of one campaign after ``version`` events."""
 
@@ -127,6 +134,8 @@ class Campaign(Struct, frozen=True, kw_only=True):
     resumed_at: int | None = None
     verdicts: tuple[e.ExternalVerdictGiven, ...] = ()
     """The last of each external gate and phase, in the running gate epoch."""
+    spoken: dict[tuple[int, str], int] = {}
+    """Verdicts by phase and external gate, in the running gate epoch."""
     outlasted: tuple[e.HoldOutlasted, ...] = ()
     """Holds that people were told of, in the running gate epoch."""
     halt: e.CampaignHalted | None = None
@@ -297,6 +306,8 @@ def _give_verdict(campaign: Campaign, command: GiveVerdict) -> list[e.CampaignEv
     promoted = campaign.phase if campaign.phase_state is PhaseState.PROMOTED else campaign.phase - 1
     if not halts and command.phase <= promoted:
         raise CampaignTransitionError(f"Phase {command.phase} is promoted already; a verdict changes nothing.")
+    if not halts and _is_repeated(campaign, command):
+        return []
     given = e.ExternalVerdictGiven(
         phase=command.phase,
         gate=command.gate,
@@ -318,6 +329,19 @@ def _give_verdict(campaign: Campaign, command: GiveVerdict) -> list[e.CampaignEv
         ledger_position=command.ledger_position,
     )
     return [given, halt]
+
+
+def _is_repeated(campaign: Campaign, command: GiveVerdict) -> bool:
+    """Whether the gate has said just this last. Raises TooManyVerdictsError where it has said enough."""
+    key = (command.phase, command.gate)
+    last = next((each for each in campaign.verdicts if (each.phase, each.gate) == key), None)
+    same = ("verdict", "reason", "evidence", "actor")
+    if last is not None and all(getattr(last, name) == getattr(command, name) for name in same):
+        return True
+    promotes = command.verdict == "promote" and (last is None or last.verdict != "promote")
+    if campaign.spoken.get(key, 0) >= MAX_VERDICTS and not promotes:
+        raise TooManyVerdictsError(f"'{command.gate}' has given {MAX_VERDICTS} verdicts on phase {command.phase}.")
+    return False
 
 
 def _halt(campaign: Campaign, command: Halt) -> list[e.CampaignEvent]:
@@ -543,7 +567,9 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
         case e.PhaseApproved():
             return replace(campaign, phase_approvals=(*campaign.phase_approvals, event.phase))
         case e.ExternalVerdictGiven():
-            return replace(campaign, verdicts=latest(campaign.verdicts, event))
+            key = (event.phase, event.gate)
+            spoken = {**campaign.spoken, key: campaign.spoken.get(key, 0) + 1}
+            return replace(campaign, verdicts=latest(campaign.verdicts, event), spoken=spoken)
         case e.HoldOutlasted():
             return replace(campaign, outlasted=(*campaign.outlasted, event))
         case e.CampaignPaused():
@@ -598,6 +624,7 @@ def _resumed(campaign: Campaign, event: e.CampaignResumed) -> Campaign:
         soak_ended_at=None if fresh else campaign.soak_ended_at,
         resumed_at=event.at,
         verdicts=() if anew else campaign.verdicts,
+        spoken={} if anew else campaign.spoken,
         outlasted=() if anew else campaign.outlasted,
     )
 

@@ -23,6 +23,11 @@ MAX_EXTERNAL: Final = 10
 """External gates of a phase: each is a party that has to be asked."""
 
 
+MAX_VERDICTS: Final = 100
+"""Verdicts of one gate on one phase in one gate epoch. Every decision folds the campaign's whole stream, so what a bench says again
+and again would make all of them slower, a halt too."""
+
+
 def _own_name(value: str) -> str:
     # A halt by a gate bears its name, so it must not be one of ours.
     if value in RESERVED:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from orchestrator.domain import campaign as c
-from orchestrator.domain.external import missing
+from orchestrator.domain.external import MAX_VERDICTS, missing
 from orchestrator.domain.gate import GateVerdict, Hold, Verdict
 from orchestrator.domain.patience import outlasted
 from orchestrator.domain.plan import parse_plan
@@ -138,6 +139,29 @@ def test_verdicts_that_cannot_count_are_refused(running):
     for campaign in (do(running, promote), do(running, HALT)):
         with pytest.raises(c.CampaignTransitionError):
             c.decide(campaign, says("promote"))
+
+
+def test_what_a_gate_says_again_is_no_event_and_no_other_reason_is_lost(running):
+    held = do(running, says("hold"))
+    assert c.decide(held, says("hold")) == []
+    other = msgspec.structs.replace(says("hold"), reason="one run left")
+    assert [event.reason for event in c.decide(held, other)] == ["one run left"]
+
+
+def test_a_gate_that_never_stops_talking_can_still_promote_and_halt(running):
+    for number in range(MAX_VERDICTS):
+        running = do(running, msgspec.structs.replace(says("hold"), reason=f"look {number}"))
+    with pytest.raises(c.TooManyVerdictsError):
+        c.decide(running, says("hold"))
+    assert do(running, says("hold", "field")).version == running.version + 1, "of another gate nothing is refused"
+    promoted = do(running, says("promote"))
+    assert list(missing(LAB, 0, promoted.verdicts)) == ["field"]
+    for again in (says("hold"), msgspec.structs.replace(says("promote"), reason="still")):
+        with pytest.raises(c.TooManyVerdictsError):
+            c.decide(promoted, again)
+    halted = do(promoted, says("halt"))
+    assert halted.state is c.CampaignState.HALTED
+    assert do(resumed(halted), says("hold")).verdicts, "after a halt it is asked anew"
 
 
 def test_plans_of_before_have_no_external_gates():
