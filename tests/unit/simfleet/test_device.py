@@ -84,7 +84,7 @@ async def test_a_cancel_before_the_installation_is_acknowledged_and_leaves_the_s
 
     gateway.on_request = cancel_during_the_download
     running = start("A")
-    await running.until(lambda: gateway.action is None)
+    await running.until(lambda: gateway.action is None and running.fleet.counts.outcomes.total() == 1)
     assert gateway.said[-1].cancel
     assert gateway.said[-1].finished == "success"
     assert slots(running).secondary_sha256 is None
@@ -101,7 +101,7 @@ async def test_a_cancel_after_the_installation_is_refused_and_the_verdict_follow
 
     gateway.on_request = cancel_once_installed
     running = start("A")
-    await running.until(lambda: gateway.action is None)
+    await running.until(lambda: gateway.action is None and running.fleet.counts.outcomes.total() == 1)
     refusal = next(said for said in gateway.said if said.cancel)
     assert (refusal.execution, refusal.finished) == ("closed", "failure")
     assert gateway.states()[-1] == "confirmed"
@@ -112,7 +112,7 @@ async def test_an_offer_that_is_withdrawn_before_it_is_seen_is_not_reported(gate
     gateway.action = "1000017"
     gateway.trouble = [(r"GET .*/deploymentBase", 404)]
     running = start("A")
-    await running.until(lambda: gateway.action is None)
+    await running.until(lambda: gateway.action is None and running.fleet.counts.outcomes.total() == 2)
     assert running.fleet.counts.outcomes == {"withdrawn": 1, "confirmed": 1}
     assert gateway.states() == GOOD
 
