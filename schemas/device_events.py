@@ -60,6 +60,8 @@ class Report(
     """Short machine-readable reason, at most 64 characters."""
     detail: str | None = None
     """Text for people, at most 1,024 characters; the gateway truncates."""
+    components: dict[str, str] | None = None
+    """Component of the release to its outcome, where the device says it: installed, confirmed, failed or rolled_back."""
 
 
 class Attributes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -42,14 +42,27 @@ class ArtifactStored(_Event, frozen=True, kw_only=True):
     actor: str
 
 
+class ReleaseComponent(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several parts of a device that a release updates."""
+
+    name: str
+    kind: str
+    """``app`` or ``os``."""
+    sha256: str
+    after: list[str] = []
+    """Names of components that must be in before this one."""
+
+
 class ReleaseRegistered(_Event, frozen=True, kw_only=True):
     release_id: str
     name: str
     version: str
     artifacts: dict[str, str]
-    """Hardware model to artifact sha256."""
+    """Hardware model to artifact sha256; with components, that of the last one."""
     digest: str
     actor: str
+    components: dict[str, list[ReleaseComponent]] = {}
+    """Hardware model to its components in the order of their installation; models that have one artifact are absent."""
 
 
 class RegisteredDevice(msgspec.Struct, frozen=True, kw_only=True):

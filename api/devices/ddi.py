@@ -20,7 +20,7 @@ import msgspec
 
 from api.devices import ddi_bodies, downloads
 from api.devices.ddi_bodies import Base
-from api.devices.ddi_reports import CONFIG_DATA, SETTLED, interpret, parse_attributes, parse_feedback
+from api.devices.ddi_reports import CONFIG_DATA, SETTLED, conclude, interpret, parse_attributes, parse_feedback
 from api.devices.errors import (
     MethodNotAllowedError,
     OverloadedError,
@@ -111,13 +111,17 @@ class Ddi:
 
     async def _artifact(self, request: Request, device: Device, module: str, filename: str) -> None:
         view = await self._offers.current(device.device_no)
-        if view is None or not _downloadable(view) or module != str(view.action_id):
+        if view is None or not _downloadable(view):
             raise UnknownArtifactError
-        if filename == view.filename:
-            await downloads.serve(request, self._services.artifacts, view.sha256)
-        elif filename == f"{view.filename}.MD5SUM":
+        modules = ddi_bodies.modules(view, device.profile)
+        kept = next((each.artifact for each in modules if module == str(each.number)), None)
+        if kept is None:
+            raise UnknownArtifactError
+        if filename == kept.filename:
+            await downloads.serve(request, self._services.artifacts, kept.sha256)
+        elif filename == f"{kept.filename}.MD5SUM":
             # As md5sum writes it: two spaces; hawkBit ends it without a newline.
-            await request.answer(Answer(body=f"{view.md5}  {view.filename}".encode(), content_type=TEXT))
+            await request.answer(Answer(body=f"{kept.md5}  {kept.filename}".encode(), content_type=TEXT))
         else:
             raise UnknownArtifactError
 
@@ -128,6 +132,8 @@ class Ddi:
             feedback = parse_feedback(await request.body(self._settings.max_report_bytes))
             await self._require_owner(action_id, device.device_no)
             meaning = interpret(feedback, device.profile, cancel=cancel)
+            if meaning.components is not None:
+                meaning = conclude(meaning, await self._offers.components(action_id))
             event = d.DeviceEvent(
                 id=feedback.event_id(device.device_id, action_id, cancel=cancel),
                 source=SOURCE,

@@ -12,12 +12,16 @@ from urllib.parse import quote
 
 import msgspec
 
-from orchestrator.app.ports import OfferView
+from orchestrator.app.ports import OfferedComponent, OfferView
+from orchestrator.domain.components import Kind, module_id
 from orchestrator.domain.profile import Profile
 from orchestrator.domain.visibility import Shown
 
 LONGEST_SLEEP: Final = 86_399
 """Seconds; the field has two digits for hours and clients take 24 h for an error."""
+
+APP_PART: Final = "bApp"
+"""Module type of an application among several components, in hawkBit's word."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -36,9 +40,36 @@ class Base(msgspec.Struct, frozen=True):
     def url(self) -> str:
         return f"{self.gateway}/{quote(self.tenant, safe='')}/controller/v1/{quote(self.device_id, safe='')}"
 
-    def download(self, view: OfferView) -> str:
-        # The action stands where hawkBit has a module id: the release of an action never changes.
-        return f"{self.url}/softwaremodules/{view.action_id}/artifacts/{quote(view.filename, safe='')}"
+    def download(self, module: Module) -> str:
+        return f"{self.url}/softwaremodules/{module.number}/artifacts/{quote(module.artifact.filename, safe='')}"
+
+
+class Module(msgspec.Struct, frozen=True):
+    """What one chunk of a deployment is about."""
+
+    number: int
+    """Stands in links; belongs to one action, whose release never changes."""
+    part: str
+    name: str
+    artifact: OfferView | OfferedComponent
+
+
+def modules(view: OfferView, profile: Profile) -> list[Module]:
+    """The modules of a deployment, in the order in which they are to be installed."""
+    if not view.components:
+        return [Module(view.action_id, profile.part, view.release_name, view)]
+    if len(view.components) == 1:
+        # As a release of one artifact is shown: clients that take one chunk know no other kind.
+        return [Module(view.action_id, profile.part, view.components[0].name, view.components[0])]
+    return [
+        Module(
+            module_id(view.action_id, index),
+            profile.part if each.kind == Kind.OS else APP_PART,
+            each.name,
+            each,
+        )
+        for index, each in enumerate(view.components)
+    ]
 
 
 def sleep(interval: int, jitter: float, chance: float) -> str:
@@ -73,26 +104,31 @@ def poll(base: Base, pause: str, view: OfferView | None, *, attributes_wanted: b
 
 
 def deployment(base: Base, view: OfferView, profile: Profile) -> bytes:
-    """The deploymentBase: one chunk with one artifact."""
-    href = base.download(view)
+    """The deploymentBase: a chunk with one artifact for each module."""
+    chunks = [_chunk(base, module, view.release_version) for module in modules(view, profile)]
+    # "id" is a text that holds an integer.
+    return _encode(
+        {
+            "id": str(view.action_id),
+            "deployment": {"download": "forced", "update": "forced", "chunks": chunks},
+        }
+    )
+
+
+def _chunk(base: Base, module: Module, version: str) -> dict[str, Any]:
+    href = base.download(module)
+    kept = module.artifact
     links = {"download-http": {"href": href}, "md5sum-http": {"href": f"{href}.MD5SUM"}}
     if href.startswith("https:"):
         # "download-http" stays: for Zephyr's client it is the only link, whatever its scheme.
         links = {"download": {"href": href}, "md5sum": {"href": f"{href}.MD5SUM"}, **links}
     artifact = {
-        "filename": view.filename,
-        "hashes": {"sha1": view.sha1, "md5": view.md5, "sha256": view.sha256},
-        "size": view.size,
+        "filename": kept.filename,
+        "hashes": {"sha1": kept.sha1, "md5": kept.md5, "sha256": kept.sha256},
+        "size": kept.size,
         "_links": links,
     }
-    chunk = {"part": profile.part, "version": view.release_version, "name": view.release_name, "artifacts": [artifact]}
-    # "id" is a text that holds an integer.
-    return _encode(
-        {
-            "id": str(view.action_id),
-            "deployment": {"download": "forced", "update": "forced", "chunks": [chunk]},
-        }
-    )
+    return {"part": module.part, "version": version, "name": module.name, "artifacts": [artifact]}
 
 
 def cancel(action_id: int) -> bytes:

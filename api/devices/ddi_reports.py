@@ -1,7 +1,8 @@
 """What a client's report means: hawkBit's feedback and configData to device events. Pure.
 
 Two languages are understood from every client. Details of the form ``ota.state=…``, ``ota.class=…`` and ``ota.reason=…`` say
-exactly what happened and win; ``execution`` and ``finished`` are read as the hardware model's profile says.
+exactly what happened and win; ``execution`` and ``finished`` are read as the hardware model's profile says. Of a release with several
+components ``ota.component=modem ota.outcome=installed`` says what became of one; a report may have a line for each.
 
 What devices write is cut to size and never refused for its length; what is not a report at all is refused as a whole.
 """
@@ -9,13 +10,15 @@ What devices write is cut to size and never refused for its length; what is not 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeGuard, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from api.devices.errors import InvalidReportError, MalformedReportError
-from orchestrator.domain.assignment import FailureClass
+from orchestrator.domain.assignment import FailureClass, State
+from orchestrator.domain.components import OUTCOMES, Kind, Outcome, judge
 from orchestrator.domain.profile import Profile
 from schemas import device_events as d
 
@@ -46,6 +49,7 @@ SETTLED: Final = frozenset({d.CONFIRMED, d.REVERTED, d.FAILED, d.REJECTED, d.CAN
 _TYPES: Final = {state: event_type for event_type, state in d.UPDATE_STATES.items()}
 _CLASSES: Final = {failure.value for failure in FailureClass} - {FailureClass.SILENCE.value}
 _OWN_WORDS: Final = re.compile(r"\s*ota\.(state|class|reason)=(.*?)\s*", re.DOTALL)
+_COMPONENT: Final = re.compile(rf"\s*ota\.component=(\S{{1,64}})\s+ota\.outcome=({'|'.join(OUTCOMES)})\s*")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_TIME: Final = 2**53
 
@@ -108,9 +112,17 @@ class Meaning(msgspec.Struct, frozen=True):
     failure_class: str | None = None
     reason: str | None = None
     detail: str | None = None
+    components: dict[str, str] | None = None
+    """Component to outcome, as the device has it; :func:`conclude` keeps those of the release."""
 
     def report(self, action_id: int) -> d.Report:
-        return d.Report(action_id=action_id, failure_class=self.failure_class, reason=self.reason, detail=self.detail)
+        return d.Report(
+            action_id=action_id,
+            failure_class=self.failure_class,
+            reason=self.reason,
+            detail=self.detail,
+            components=self.components,
+        )
 
 
 def parse_feedback(body: bytes) -> Feedback:
@@ -138,13 +150,37 @@ def interpret(feedback: Feedback, profile: Profile, *, cancel: bool) -> Meaning:
     event_type, failure_class, reason = _stated(own["state"], feedback.details) or (
         _on_cancel(feedback) if cancel else _on_deployment(feedback, profile)
     )
-    if event_type in {d.FAILED, d.REVERTED}:
+    components = _component_words(feedback.details)
+    if event_type in {d.FAILED, d.REVERTED} or components:
         failure_class = own["class"] if own["class"] in _CLASSES else failure_class
     return Meaning(
         type=event_type,
         failure_class=failure_class,
         reason=own["reason"][:MAX_REASON] or reason,
         detail=_detail(feedback),
+        components=components,
+    )
+
+
+def conclude(meaning: Meaning, kinds: Mapping[str, str]) -> Meaning:
+    """What a report with outcomes says once the release's components (name to kind) are known; others it may name are no news."""
+    said = {name: Outcome(text) for name, text in (meaning.components or {}).items() if name in kinds}
+    if not said:
+        blamed = meaning.type in {d.FAILED, d.REVERTED}
+        return replace(meaning, components=None, failure_class=meaning.failure_class if blamed else None)
+    state = State(d.UPDATE_STATES[meaning.type]) if meaning.type in d.UPDATE_STATES else None
+    judged = judge(
+        {name: Kind(kind) for name, kind in kinds.items()}, said, state, meaning.failure_class, meaning.reason
+    )
+    blamed = judged.state in {State.FAILED, State.REVERTED}
+    own_reason = meaning.reason if meaning.reason != judged.reason else None
+    return Meaning(
+        type=d.PROGRESS if judged.state is None else _TYPES[judged.state.value],
+        failure_class=judged.failure_class if blamed else None,
+        reason=judged.reason,
+        # The device's own reason gives way to the component's name; it is not lost.
+        detail="\n".join(text for text in (own_reason, meaning.detail) if text)[-MAX_DETAIL:] or None,
+        components={name: said[name].value for name in sorted(said)},
     )
 
 
@@ -202,8 +238,20 @@ def _own_words(details: Sequence[str]) -> dict[str, str]:
     return words
 
 
+def _component_words(details: Sequence[str]) -> dict[str, str] | None:
+    """Of a component that is named twice the higher outcome counts, as in the fold."""
+    order = list(OUTCOMES)
+    words: dict[str, str] = {}
+    for line in details:
+        match = _COMPONENT.fullmatch(line)
+        if match:
+            words[match[1]] = max(match[2], words.get(match[1], match[2]), key=order.index)
+    return words or None
+
+
 def _detail(feedback: Feedback) -> str | None:
-    text = "\n".join(line for line in feedback.details if not _OWN_WORDS.fullmatch(line)).strip()
+    said = (line for line in feedback.details if not (_OWN_WORDS.fullmatch(line) or _COMPONENT.fullmatch(line)))
+    text = "\n".join(said).strip()
     if len(text) > MAX_DETAIL:
         text = "…" + text[1 - MAX_DETAIL :]
     return text or feedback.progress

@@ -74,7 +74,9 @@ class Problem(BaseModel):
 
 class HardwareModelInput(_Input):
     name: Text
-    profile: dict[str, Any] = Field({}, description="How its update client speaks: client, part, closed_success.")
+    profile: dict[str, Any] = Field(
+        {}, description="How its update client speaks: client, part, closed_success, multi."
+    )
 
 
 class HardwareModel(_Output):
@@ -106,17 +108,37 @@ class Artifact(_Output):
     stored_at: Time
 
 
+class ComponentInput(_Input):
+    name: Annotated[str, Field(max_length=64)]
+    kind: Literal["app", "os"]
+    sha256: Sha256
+    after: list[Annotated[str, Field(max_length=64)]] = Field(
+        [], max_length=16, description="Components that must be in before this one."
+    )
+
+
+class Component(_Output):
+    name: str
+    kind: str
+    sha256: str
+    after: list[str]
+
+
 class ReleaseInput(_Input):
     name: Text
     version: Text
-    artifacts: dict[str, Sha256] = Field(description="Hardware model to the sha256 of its artifact.")
+    artifacts: dict[str, Sha256] = Field({}, description="Hardware model to the sha256 of its artifact.")
+    components: dict[str, list[ComponentInput]] = Field(
+        {}, description="Hardware model to the components that its devices install, for models that have several."
+    )
 
 
 class Release(_Output):
     release_id: str
     name: str
     version: str
-    artifacts: dict[str, str]
+    artifacts: dict[str, str] = Field(description="Hardware model to sha256; with components, that of the last one.")
+    components: dict[str, list[Component]] = Field(description="In the order of their installation, the OS last.")
     digest: str
     created_at: Time
 
@@ -178,10 +200,22 @@ class Assignment(_Output):
     current: bool
 
 
+class ComponentStatus(_Output):
+    name: str
+    outcome: str
+    campaign_id: str
+    attempt: int
+    changed_at: Time
+    failure_class: str | None
+    version: str | None = Field(description="Of the last release that put it in.")
+    digest: str | None
+
+
 class DeviceDetail(Device):
     token_issued: bool
     assignment: Assignment | None
     assignments: list[Assignment]
+    components: list[ComponentStatus]
 
 
 class TimelineEntry(_Output):
@@ -193,6 +227,7 @@ class TimelineEntry(_Output):
     failure_class: str | None
     reason: str | None
     detail: str | None
+    components: dict[str, str] | None
     partition: int
     offset: int
 
@@ -397,6 +432,9 @@ class Campaign(CampaignSummary):
     halt: HaltStatus | None
     breaker: BreakerStatus | None = Field(description="Null for a plan without one.")
     halted_strata: list[StratumHaltStatus] = Field(description="Halted alone; the campaign goes on without them.")
+    components: dict[str, dict[str, int]] = Field(
+        description="Component to devices by its outcome, of a release with several."
+    )
 
 
 class CampaignEvent(_Output):

@@ -11,6 +11,7 @@ from api.operator import models as m
 from api.operator.listing import listed
 from api.operator.services import Services
 from orchestrator.app.keys import Principal, Scope
+from schemas.registry_events import ReleaseComponent
 
 UPLOADS = "/v1/artifacts"
 """Where bodies are files: streamed, with a limit of their own."""
@@ -95,9 +96,14 @@ async def list_artifacts(
 async def register_release(
     body: m.ReleaseInput, caller: Publisher, services: Services, command_id: CommandId, response: Response
 ) -> m.Release:
-    """Make a release of uploaded artifacts."""
+    """Make a release of uploaded artifacts: one per hardware model, or several components."""
     made = await services.releases.register_release(
-        body.name, body.version, body.artifacts, actor=caller.name, command_id=command_id
+        body.name,
+        body.version,
+        body.artifacts,
+        {model: [ReleaseComponent(**each.model_dump()) for each in found] for model, found in body.components.items()},
+        actor=caller.name,
+        command_id=command_id,
     )
     response.headers["Location"] = f"/v1/releases/{made.release_id}"
     return m.Release.model_validate(made)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from firmware.device_sim.components import Fault
 from firmware.version import Version
 
 
@@ -47,6 +49,8 @@ class ReleaseTraits:
     bad_revisions: AbstractSet[str] = frozenset()
     version: Version | None = None
     """The image that has these traits; None for any."""
+    components: Mapping[str, Fault] = field(default_factory=dict[str, Fault])
+    """Component to its fault, on the same revisions."""
 
 
 def self_test(image_version: Version, hw_revision: str, traits: ReleaseTraits) -> Behaviour:
@@ -54,3 +58,8 @@ def self_test(image_version: Version, hw_revision: str, traits: ReleaseTraits) -
     if traits.version not in {None, image_version} or hw_revision not in traits.bad_revisions:
         return Behaviour.CONFIRM
     return _ON_BAD_REVISION[Mode(traits.mode)]
+
+
+def component_fault(name: str, hw_revision: str, traits: ReleaseTraits) -> Fault | None:
+    """What is wrong with a component of the release on a device of this hardware revision."""
+    return traits.components.get(name) if hw_revision in traits.bad_revisions else None

@@ -212,6 +212,18 @@ class Decisions(Protocol):
         ...
 
 
+class OfferedComponent(Struct, frozen=True, kw_only=True):
+    """One of several components, with its artifact."""
+
+    name: str
+    kind: str
+    sha256: str
+    sha1: str
+    md5: str
+    size: int
+    filename: str
+
+
 class OfferView(Struct, frozen=True, kw_only=True):
     """What a gateway needs to answer a device about its current assignment; read in one snapshot, overlay applied."""
 
@@ -231,6 +243,8 @@ class OfferView(Struct, frozen=True, kw_only=True):
     md5: str
     size: int
     filename: str
+    components: list[OfferedComponent] = []
+    """In the order of their installation; empty if the release has one artifact for the device, the one above."""
 
 
 class Offers(Protocol):
@@ -249,6 +263,10 @@ class Offers(Protocol):
 
     async def owner(self, action_id: int) -> tuple[int, int, int] | None:
         """(campaign_no, attempt, device_no) that an action id was given to, of any age; None if never given."""
+        ...
+
+    async def components(self, action_id: int) -> Mapping[str, str]:
+        """Component to its kind, of the release that an action brings to its device; empty if that is one artifact."""
         ...
 
     async def overlay(self, device_no: int, action_id: int, state: str, partition: int, offset: int) -> None:
@@ -275,6 +293,7 @@ __all__ = [
     "Member",
     "Meta",
     "OfferView",
+    "OfferedComponent",
     "Offers",
     "Recorded",
     "Standing",

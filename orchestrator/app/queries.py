@@ -201,6 +201,8 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     """None for a plan without one."""
     halted_strata: list[StratumHaltStatus]
     """Strata that were halted alone; the campaign goes on without them."""
+    components: dict[str, dict[str, int]]
+    """Component to devices by its outcome, for releases with several; of a device that has not spoken of it there is none."""
 
 
 class DeviceSummary(Struct, frozen=True, kw_only=True):
@@ -238,6 +240,21 @@ class AssignmentStatus(Struct, frozen=True, kw_only=True):
     """It holds the device's slot."""
 
 
+class ComponentStatus(Struct, frozen=True, kw_only=True):
+    """What became of a component in the latest campaign in which the device spoke of it, and what of it is in."""
+
+    name: str
+    outcome: str
+    campaign_id: str
+    attempt: int
+    changed_at: int
+    failure_class: str | None
+    version: str | None
+    """Of the last release that put it in; None if the device never said that one did."""
+    digest: str | None
+    """Its artifact's sha256."""
+
+
 class DeviceStatus(DeviceSummary, frozen=True, kw_only=True):
     """The twin, and what the device was assigned to, latest campaign first."""
 
@@ -245,6 +262,8 @@ class DeviceStatus(DeviceSummary, frozen=True, kw_only=True):
     assignment: AssignmentStatus | None
     """The one that holds the device's slot."""
     assignments: list[AssignmentStatus]
+    components: list[ComponentStatus]
+    """By name."""
 
 
 class TimelineEntry(Struct, frozen=True, kw_only=True):
@@ -258,6 +277,8 @@ class TimelineEntry(Struct, frozen=True, kw_only=True):
     failure_class: str | None
     reason: str | None
     detail: str | None
+    components: dict[str, str] | None
+    """Component to outcome, where the report named some."""
     partition: int
     offset: int
 

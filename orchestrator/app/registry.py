@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from orchestrator.app.ports import Meta, Recorded
 from orchestrator.errors import ConflictError, NotFoundError
+from schemas.registry_events import ReleaseComponent
 
 NewId = Callable[[str], str]
 """A fresh id with a prefix: ``rel`` gives ``rel_…``."""
@@ -85,9 +86,11 @@ class Release(Struct, frozen=True, kw_only=True):
     name: str
     version: str
     artifacts: dict[str, str]
-    """Hardware model to artifact sha256."""
+    """Hardware model to artifact sha256; with components, that of the last one."""
     digest: str
     created_at: int
+    components: dict[str, list[ReleaseComponent]] = {}
+    """Hardware model to its components in the order of their installation; models that have one artifact are absent."""
 
 
 class ApiKey(Struct, frozen=True, kw_only=True):

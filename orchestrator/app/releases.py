@@ -8,12 +8,12 @@ named by its digest, and the next upload of it finds it there.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from orchestrator.app.ports import Meta, VersionConflictError
 from orchestrator.app.registry import (
@@ -28,13 +28,18 @@ from orchestrator.app.registry import (
     TrustedKey,
     untraced,
 )
+from orchestrator.app.release_content import check_content
+from orchestrator.domain import components as parts
 from orchestrator.domain.digest import digest_of
 from orchestrator.domain.profile import parse_profile
 from orchestrator.errors import ConflictError, InvalidInputError, OtaError
-from schemas.registry_events import ArtifactStored, HardwareModelCreated, ReleaseRegistered, TrustedKeyAdded
-
-MAX_RELEASE_MODELS: Final = 100
-"""Hardware models of one release."""
+from schemas.registry_events import (
+    ArtifactStored,
+    HardwareModelCreated,
+    ReleaseComponent,
+    ReleaseRegistered,
+    TrustedKeyAdded,
+)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,62}", re.ASCII)
@@ -132,12 +137,6 @@ class RegistryNameError(InvalidInputError):
     """The name cannot be used."""
 
     code = "registry.name"
-
-
-class ReleaseError(InvalidInputError):
-    """The release cannot be registered as given."""
-
-    code = "release.invalid"
 
 
 class HardwareModelExistsError(ConflictError):
@@ -293,22 +292,35 @@ class Releases:
         return artifact_of(recorded[0].event, recorded[0].recorded_at)
 
     async def register_release(
-        self, name: str, version: str, artifacts: Mapping[str, str], *, actor: str, command_id: str
+        self,
+        name: str,
+        version: str,
+        artifacts: Mapping[str, str],
+        components: Mapping[str, Sequence[ReleaseComponent]] | None = None,
+        *,
+        actor: str,
+        command_id: str,
     ) -> Release:
-        """Make a release of artifacts, one per hardware model (model to sha256).
+        """Make a release of artifacts: one per hardware model (model to sha256), or several components.
 
         Raises ReleaseError, ReleaseExistsError.
         """
         _require_name(name, "release")
         if not _VERSION.fullmatch(version):
             raise RegistryNameError(f"{version[:64]!r} is not a version: 1 to 63 of letters, digits and . _ + ~ -.")
-        await self._check_artifacts(artifacts)
-        plain = {"name": name, "version": version, "artifacts": dict(artifacts)}
+        given = components or {}
+        await check_content(self._registry, artifacts, given)
+        in_order = {model: parts.ordered(given[model]) for model in sorted(given)}
+        every = {**artifacts, **{model: found[-1].sha256 for model, found in in_order.items()}}
+        plain: dict[str, Any] = {"name": name, "version": version, "artifacts": every}
+        if in_order:  # releases of single artifacts keep the digests that they always had
+            plain["components"] = to_builtins(in_order)
         event = ReleaseRegistered(
             release_id=self._new_id("rel"),
             name=name,
             version=version,
-            artifacts=dict(artifacts),
+            artifacts=every,
+            components=in_order,
             digest=digest_of(plain),
             actor=actor,
         )
@@ -324,6 +336,7 @@ class Releases:
             name=made.name,
             version=made.version,
             artifacts=made.artifacts,
+            components=made.components,
             digest=made.digest,
             created_at=recorded[0].recorded_at,
         )
@@ -338,19 +351,6 @@ class Releases:
     async def _require_model(self, name: str) -> None:
         if name not in await self._registry.hardware_models([name]):
             raise HardwareModelNotFoundError(f"There is no hardware model {name[:64]!r}.")
-
-    async def _check_artifacts(self, artifacts: Mapping[str, str]) -> None:
-        if not 0 < len(artifacts) <= MAX_RELEASE_MODELS:
-            raise ReleaseError(f"A release has artifacts for 1 to {MAX_RELEASE_MODELS} hardware models.")
-        errors: list[dict[str, str]] = []
-        for model, sha256 in artifacts.items():
-            if not await self._registry.artifact(sha256, model):
-                detail = f"There is no artifact {sha256[:64]} for the hardware model '{model[:64]}'."
-                errors.append({"pointer": f"/artifacts/{model}", "code": "artifact.not_found", "detail": detail})
-        if errors:
-            raise ReleaseError(
-                " ".join(error["detail"] for error in errors[:3]), remedy="Upload it first.", errors=errors
-            )
 
     def _meta(self, actor: str) -> Meta:
         return Meta(actor=actor, traceparent=self._traceparent())

@@ -85,6 +85,9 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
     if campaign["gate"]:
         yield ""
         yield gates(campaign)
+    if campaign["components"]:
+        yield ""
+        yield components(campaign)
 
 
 def _error(campaign: CampaignDetail) -> str:
@@ -217,6 +220,13 @@ def gates(campaign: CampaignDetail) -> Table:
         ),
         right=("started", "failed", "halts from"),
     )
+
+
+def components(campaign: CampaignDetail) -> Table:
+    """What became of each component, in devices."""
+    columns = ("component", "installed", "confirmed", "failed", "rolled_back")
+    rows = ((name, *(counts.get(each, 0) for each in columns[1:])) for name, counts in campaign["components"].items())
+    return table(columns, rows, right=columns[1:])
 
 
 def preview(found: Preview) -> RenderableType:

@@ -129,6 +129,14 @@ def show(cli: Cli, device_id: DeviceId) -> None:
         ),
         right=("phase", "attempt"),
     )
+    components = device["components"]
+    known = table(
+        ("component", "outcome", "class", "version", "campaign", "changed"),
+        (
+            (c["name"], c["outcome"], c["failure_class"], c["version"], c["campaign_id"], c["changed_at"])
+            for c in components
+        ),
+    )
     said = table(
         ("recorded", "report", "campaign", "class", "reason", "detail"),
         (
@@ -153,6 +161,7 @@ def show(cli: Cli, device_id: DeviceId) -> None:
         ),
         "",
         assigned,
+        *(["", known] if components else []),
         "",
         said,
     )

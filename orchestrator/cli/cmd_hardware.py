@@ -40,6 +40,14 @@ def create(
     part: Annotated[
         str | None, typer.Option("--part", help="Module type of the one chunk of a deployment.", show_default=False)
     ] = None,
+    multi: Annotated[
+        bool | None,
+        typer.Option(
+            "--multi/--single",
+            help="Whether its client takes several components at once; generic and swupdate usually do.",
+            show_default=False,
+        ),
+    ] = None,
     closed_success: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +56,7 @@ def create(
     ] = None,
 ) -> None:
     """Create a hardware model."""
-    given = {"client": client, "part": part, "closed_success": closed_success}
+    given = {"client": client, "part": part, "closed_success": closed_success, "multi": multi}
     made = cli.client.create_hardware_model(name, {key: value for key, value in given.items() if value is not None})
     cli.output.data(made, made["name"])
     cli.output.say(f"next: ota trust add PUBLIC.pem --hardware-model {name}")

@@ -104,9 +104,18 @@ class OtaClient:
         )
         return msgspec.json.decode(answer.content)
 
-    def register_release(self, name: str, version: str, artifacts: Mapping[str, str]) -> m.Release:
-        """``artifacts``: hardware model to sha256."""
-        return self._post("/v1/releases", {"name": name, "version": version, "artifacts": dict(artifacts)})
+    def register_release(
+        self,
+        name: str,
+        version: str,
+        artifacts: Mapping[str, str],
+        components: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> m.Release:
+        """``artifacts``: hardware model to sha256; ``components``: hardware model to name, kind, sha256 and after of each."""
+        body: dict[str, Any] = {"name": name, "version": version, "artifacts": dict(artifacts)}
+        if components:
+            body["components"] = {model: list(found) for model, found in components.items()}
+        return self._post("/v1/releases", body)
 
     def release(self, release_id: str) -> m.Release:
         return self._get(f"/v1/releases/{_part(release_id)}")

@@ -33,12 +33,21 @@ class Artifact(TypedDict):
     stored_at: str
 
 
+class Component(TypedDict):
+    name: str
+    kind: str
+    sha256: str
+    after: list[str]
+
+
 class Release(TypedDict):
     release_id: str
     name: str
     version: str
     artifacts: dict[str, str]
-    """Hardware model to artifact sha256."""
+    """Hardware model to artifact sha256; with components, that of the last one."""
+    components: dict[str, list[Component]]
+    """In the order of their installation; models with one artifact are absent."""
     digest: str
     created_at: str
 
@@ -93,10 +102,23 @@ class Device(TypedDict):
     last_seen_at: str | None
 
 
+class ComponentState(TypedDict):
+    name: str
+    outcome: str
+    campaign_id: str
+    attempt: int
+    changed_at: str
+    failure_class: str | None
+    version: str | None
+    """Of the last release that put it in."""
+    digest: str | None
+
+
 class DeviceDetail(Device):
     token_issued: bool
     assignment: Assignment | None
     assignments: list[Assignment]
+    components: list[ComponentState]
 
 
 class TimelineEntry(TypedDict):
@@ -108,6 +130,7 @@ class TimelineEntry(TypedDict):
     failure_class: str | None
     reason: str | None
     detail: str | None
+    components: dict[str, str] | None
     partition: int
     offset: int
 
@@ -279,6 +302,8 @@ class CampaignDetail(Campaign):
     """None for a plan without one."""
     halted_strata: list[StratumHalt]
     """Halted alone; the campaign goes on without them."""
+    components: dict[str, dict[str, int]]
+    """Component to devices by its outcome, of a release with several."""
 
 
 class CampaignEvent(TypedDict):

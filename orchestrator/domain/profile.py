@@ -41,14 +41,16 @@ class Profile:
 
     client: Client = Client.GENERIC
     part: str = "os"
-    """Module type of the one chunk of a deployment: Zephyr's client takes nothing but ``bApp``."""
+    """Module type of the chunk of a deployment that holds the OS or the only artifact: Zephyr's client takes nothing but ``bApp``."""
     closed_success: State = State.CONFIRMED
     """What ``closed/success`` proves: ``confirmed``, or only ``installed`` where the client says it before the reboot."""
+    multi: bool = False
+    """Whether a deployment may have several chunks: Zephyr's client takes exactly one, RAUC's one bundle."""
 
 
 _USUAL: Final = {
-    Client.GENERIC: Profile(),
-    Client.SWUPDATE: Profile(client=Client.SWUPDATE),
+    Client.GENERIC: Profile(multi=True),
+    Client.SWUPDATE: Profile(client=Client.SWUPDATE, multi=True),
     Client.RAUC: Profile(client=Client.RAUC, closed_success=State.INSTALLED),
     Client.ZEPHYR: Profile(client=Client.ZEPHYR, part="bApp"),
 }
@@ -57,12 +59,12 @@ _PROOFS: Final = {state.value: state for state in (State.CONFIRMED, State.INSTAL
 
 
 def parse_profile(data: Mapping[str, Any]) -> Profile:
-    """A profile from the plain data it is stored as: ``client``, ``part``, ``closed_success``, each optional.
+    """A profile from the plain data it is stored as: ``client``, ``part``, ``closed_success``, ``multi``, each optional.
 
     Raises:
         ProfileError: a key or a value is not one of these.
     """
-    if unknown := sorted(set(data) - {"client", "part", "closed_success"}):
+    if unknown := sorted(set(data) - {"client", "part", "closed_success", "multi"}):
         raise ProfileError(f"A profile has no {', '.join(map(repr, unknown))}.")
     name = data.get("client", Client.GENERIC.value)
     if not isinstance(name, str) or name not in {client.value for client in Client}:
@@ -74,4 +76,9 @@ def parse_profile(data: Mapping[str, Any]) -> Profile:
     proof = data.get("closed_success", usual.closed_success.value)
     if not isinstance(proof, str) or proof not in _PROOFS:
         raise ProfileError(f"closed_success is {proof!r}; it can prove {' or '.join(_PROOFS)}.")
-    return Profile(client=usual.client, part=part, closed_success=_PROOFS[proof])
+    multi = data.get("multi", usual.multi)
+    if not isinstance(multi, bool):
+        raise ProfileError(f"multi is {multi!r}; it can be true or false.")
+    if multi and usual.client is Client.ZEPHYR:
+        raise ProfileError("Zephyr's client takes exactly one chunk: multi cannot be true.")
+    return Profile(client=usual.client, part=part, closed_success=_PROOFS[proof], multi=multi)

@@ -19,7 +19,7 @@ from yarl import URL
 
 from firmware.device_sim.flash import FlashImage, flash_image
 from orchestrator.simfleet.counts import Counts
-from orchestrator.simfleet.ddi import Deployment
+from orchestrator.simfleet.ddi import Part
 from orchestrator.simfleet.model import Pace
 from orchestrator.simfleet.truth import TruthLog
 
@@ -132,7 +132,7 @@ class DeviceClient:
         pause = min(self._pace.longest_retry, self._pace.first_retry * 2 ** min(failures - 1, 16))
         await asyncio.sleep(self._rng.uniform(pause / 2, pause))
 
-    async def download(self, identity: Identity, wanted: Deployment) -> FlashImage:
+    async def download(self, identity: Identity, wanted: Part) -> FlashImage:
         """Fetch an artifact, resuming after transport errors, and check its size and digest.
 
         Bytes that the process already holds are hashed as they come in and not kept a second time.

@@ -16,6 +16,9 @@ SUCCESS: Final = "success"
 FAILURE: Final = "failure"
 NONE: Final = "none"
 
+APPLICATION: Final = "bApp"
+"""Type of a chunk that is an application; one that comes alone is an image for the slots, whatever its type."""
+
 
 class UnreadableError(Exception):
     """The answer is not what DDI promises."""
@@ -63,6 +66,8 @@ class _Artifact(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     artifacts: list[_Artifact]
     version: str = ""
+    name: str = ""
+    part: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -108,14 +113,24 @@ class Poll:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
-    """The one artifact of a deployment."""
+class Part:
+    """A component with its artifact."""
 
-    action: str
-    version: str
+    name: str
+    application: bool
+    """Installed beside the running system; else it is the system's image."""
     href: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What to install, in order: an image for the slots, or several components of which it is the last."""
+
+    action: str
+    version: str
+    parts: tuple[Part, ...]
 
 
 def base_url(gateway: str, tenant: str, device_id: str) -> str:
@@ -142,21 +157,29 @@ def read_poll(body: bytes) -> Poll:
 
 
 def read_deployment(body: bytes) -> Deployment:
-    """The one artifact to install.
+    """What to install, in order.
 
     Raises:
-        UnreadableError: also where there are several artifacts: a slot pair has room for one.
+        UnreadableError: also where a chunk has several artifacts, or an image for the slots is not the last.
     """
     try:
         answer = _decode_deployment(body)
-        (chunk,) = answer.deployment.chunks
-        (artifact,) = chunk.artifacts
+        chunks = answer.deployment.chunks
+        parts = tuple(_part(chunk, alone=len(chunks) == 1) for chunk in chunks)
     except (msgspec.DecodeError, ValueError) as error:
         raise UnreadableError(str(error)) from error
+    if not parts or not all(part.application for part in parts[:-1]):
+        raise UnreadableError("there is nothing to install, or an OS image is not the last")
+    return Deployment(answer.id, chunks[0].version, parts)
+
+
+def _part(chunk: _Chunk, *, alone: bool) -> Part:
+    (artifact,) = chunk.artifacts
     link = artifact.links.http or artifact.links.https
     if link is None:
-        raise UnreadableError("the artifact has no download link")
-    return Deployment(answer.id, chunk.version, link.href, artifact.size, artifact.hashes.sha256)
+        raise ValueError("the artifact has no download link")
+    application = chunk.part == APPLICATION and not alone
+    return Part(chunk.name, application, link.href, artifact.size, artifact.hashes.sha256)
 
 
 def read_cancel(body: bytes) -> str:

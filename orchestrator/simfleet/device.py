@@ -1,7 +1,9 @@
 """One simulated device: an update client over a real slot pair.
 
 It does one thing after the other, like the clients it stands for: poll, and when there is a deployment, download it, install
-it, reboot into its trial and report the verdict. What it checks of the gateway on the way:
+it, reboot into its trial and report the verdict. Of a deployment with several components it installs the applications first, in the
+order it is given; one that fails is rolled back alone and ends the update, so the OS is then never touched. What it checks of the
+gateway on the way:
 
 - a link must be gone in the first poll after the report that ends it (``stale_links``);
 - a device in trial must still be shown its deployment, or a restarted client could never report (``lost_links``);
@@ -16,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from firmware.device_sim.behaviour import Behaviour, ReleaseTraits, self_test
+from firmware.device_sim.behaviour import Behaviour, ReleaseTraits, component_fault, self_test
+from firmware.device_sim.components import ComponentBay, Fault
+from firmware.device_sim.flash import FlashImage, flash_image
 from firmware.device_sim.slots import SlotPair
 from orchestrator.simfleet import ddi
 from orchestrator.simfleet.client import Answer, DeviceClient, DownloadError, Identity, UnreachableError, WithdrawnError
@@ -32,10 +36,12 @@ class SimDevice:
 
     __slots__ = (
         "_base",
+        "_bay",
         "_client",
         "_counts",
         "_done",
         "_identity",
+        "_outcomes",
         "_pace",
         "_rng",
         "_said",
@@ -50,6 +56,7 @@ class SimDevice:
         self,
         spec: DeviceSpec,
         slots: SlotPair,
+        bay: ComponentBay,
         *,
         base_url: str,
         client: DeviceClient,
@@ -60,6 +67,7 @@ class SimDevice:
     ) -> None:
         self._spec = spec
         self._slots = slots
+        self._bay = bay
         self._base = base_url
         self._identity = Identity(spec.device_id, {"Authorization": f"TargetToken {spec.token}"})
         self._client = client
@@ -75,6 +83,8 @@ class SimDevice:
         """Action whose image is in the second slot or in trial."""
         self._done: str | None = None
         """Action that an acknowledged report ended last."""
+        self._outcomes: dict[str, str] = {}
+        """What became of the components of the update under way; stays empty for one artifact."""
 
     @property
     def slots(self) -> SlotPair:
@@ -174,21 +184,66 @@ class SimDevice:
             self._client.saw(self._identity, wanted.action, answer.sent_at)
         await self._report(wanted.action, "accepted", "proceeding")
         await self._report(wanted.action, "downloading", "download")
+        for part in wanted.parts:
+            image = await self._fetch(wanted, part)
+            if image is None:
+                return True
+            if not part.application:
+                return await self._install_image(wanted, part, image)
+            if not await self._install_application(wanted, part, image):
+                return True
+        for name in self._outcomes:
+            self._outcomes[name] = "confirmed"
+        await self._report(wanted.action, "confirmed", "closed", ddi.SUCCESS)
+        self._close(wanted.action, "confirmed")
+        return True
+
+    async def _fetch(self, wanted: ddi.Deployment, part: ddi.Part) -> FlashImage | None:
+        """A part as it was announced and is still wanted; None if the update is over."""
         try:
-            image = await self._client.download(self._identity, wanted)
+            image = await self._client.download(self._identity, part)
         except WithdrawnError:
-            self._end("withdrawn")
-            return True
+            self._give_up("withdrawn")
+            return None
         except DownloadError as error:
-            await self._fail(wanted.action, "failed", error.failure_class, error.reason)
-            return True
-        if not await self._still_wanted(wanted.action):
-            return True
+            return await self._refuse(wanted, part, error.failure_class, error.reason)
+        if self._fault(wanted, part) is Fault.CORRUPT:
+            image = flash_image(image.data[:-1] + bytes([image.data[-1] ^ 1]))
+        if image.sha256 != part.sha256:
+            return await self._refuse(wanted, part, "integrity", "digest_mismatch")
+        return image if await self._still_wanted(wanted.action) else None
+
+    async def _refuse(self, wanted: ddi.Deployment, part: ddi.Part, failure_class: str, reason: str) -> None:
+        self._became(wanted, part, "failed")
+        await self._fail(wanted.action, "failed", failure_class, reason)
+
+    async def _install_image(self, wanted: ddi.Deployment, part: ddi.Part, image: FlashImage) -> bool:
         self._slots.write_secondary(image)
         self._slots.set_pending()
         self._staged = wanted.action
+        self._became(wanted, part, "installed")
         await self._report(wanted.action, "installed", "proceeding")
-        return await self._trial(wanted.action)
+        return await self._trial(wanted, part)
+
+    async def _install_application(self, wanted: ddi.Deployment, part: ddi.Part, image: FlashImage) -> bool:
+        """Install and test; one that does not work goes back alone, and False ends the update."""
+        self._bay.install(part.name, image)
+        await asyncio.sleep(self._rng.uniform(*self._pace.self_test))
+        if self._fault(wanted, part) is Fault.FAILS_SELF_TEST:
+            self._bay.roll_back(part.name)
+            self._became(wanted, part, "rolled_back")
+            await self._fail(wanted.action, "failed", "health", "self_test_failed")
+            return False
+        self._became(wanted, part, "installed")
+        await self._report(wanted.action, "progressed", "proceeding")
+        return True
+
+    def _fault(self, wanted: ddi.Deployment, part: ddi.Part) -> Fault | None:
+        return component_fault(part.name, self._spec.hw_revision, self._traits.get(wanted.version, _SOUND))
+
+    def _became(self, wanted: ddi.Deployment, part: ddi.Part, outcome: str) -> None:
+        if len(wanted.parts) > 1:
+            self._outcomes[part.name] = outcome
 
     async def _still_wanted(self, action: str) -> bool:
         """The last look before the second slot is written: from here on, only the image decides."""
@@ -198,14 +253,16 @@ class SimDevice:
         if poll.cancel and poll.cancel.action == action:
             await self._answer_cancel(poll.cancel)
         else:
-            self._end("withdrawn")
+            self._give_up("withdrawn")
         return False
 
-    async def _trial(self, action: str) -> bool:
+    async def _trial(self, wanted: ddi.Deployment, part: ddi.Part) -> bool:
+        action = wanted.action
         await self._reboot()
         boot = self._slots.boot()
         self._count_running()
         if not boot.in_trial:
+            self._became(wanted, part, "failed")
             await self._fail(action, "failed", "boot", boot.refused or "not_swapped")
             return True
         version = str(boot.version)
@@ -214,15 +271,18 @@ class SimDevice:
             self._end("silent")
             return False
         if behaviour is Behaviour.CRASH:
+            self._became(wanted, part, "rolled_back")
             await self._fall_back(action, "boot", "watchdog_reset")
             return True
         await self._look_in_trial(action)
         await self._report(action, "trial", "proceeding")
         await asyncio.sleep(self._rng.uniform(*self._pace.self_test))
         if behaviour is Behaviour.FAIL:
+            self._became(wanted, part, "rolled_back")
             await self._fall_back(action, "health", "self_test_failed")
             return True
         self._slots.confirm()
+        self._became(wanted, part, "confirmed")
         await self._report(action, "confirmed", "closed", ddi.SUCCESS)
         self._close(action, "confirmed")
         return True
@@ -255,7 +315,8 @@ class SimDevice:
     async def _report(
         self, action: str, state: str, execution: str, finished: str = ddi.NONE, details: Sequence[str] = ()
     ) -> None:
-        body = ddi.feedback(action, execution, finished, [f"ota.state={state}", *details])
+        components = (f"ota.component={name} ota.outcome={outcome}" for name, outcome in self._outcomes.items())
+        body = ddi.feedback(action, execution, finished, [f"ota.state={state}", *details, *components])
         await self._send(f"deploymentBase/{action}", body, action, state, cancel=False)
 
     async def _fail(self, action: str, state: str, failure_class: str, reason: str) -> None:
@@ -290,6 +351,7 @@ class SimDevice:
             return await self._send(path, refusal, action, "cancel_refused", cancel=True)
         if action == self._done:
             self._counts.stale_links += 1
+        self._bay.roll_back_all()
         taken = await self._send(path, ddi.feedback(action, "closed", ddi.SUCCESS), action, "cancelled", cancel=True)
         self._close(action, "cancelled")
         return taken
@@ -297,7 +359,14 @@ class SimDevice:
     def _close(self, action: str, outcome: str) -> None:
         self._staged = None
         self._done = action
+        self._bay.keep()
+        self._end(outcome)
+
+    def _give_up(self, outcome: str) -> None:
+        """Nobody will hear how it ends: the applications are as they were."""
+        self._bay.roll_back_all()
         self._end(outcome)
 
     def _end(self, outcome: str) -> None:
+        self._outcomes.clear()
         self._counts.outcomes[outcome] += 1

@@ -13,6 +13,7 @@ from typing import Final
 import aiohttp
 
 from firmware.device_sim.behaviour import ReleaseTraits
+from firmware.device_sim.components import ComponentBay
 from firmware.device_sim.flash import flash_image
 from firmware.device_sim.slots import SlotPair
 from firmware.trust import load_public_key
@@ -81,6 +82,7 @@ class Fleet:
             for name, spec in hardware.items()
         }
         self._slots = {spec.device_id: self._leave_factory(spec) for spec in devices}
+        self._bays = {spec.device_id: ComponentBay() for spec in devices}
 
     @property
     def slots(self) -> Mapping[str, SlotPair]:
@@ -108,6 +110,11 @@ class Fleet:
                     await asyncio.gather(*lives, return_exceptions=True)
                     self._tell(truth)
 
+    @property
+    def bays(self) -> Mapping[str, ComponentBay]:
+        """The applications of every device, by device id."""
+        return self._bays
+
     def _leave_factory(self, spec: DeviceSpec) -> SlotPair:
         image, key = self._factory[spec.hardware_model]
         return SlotPair(image, key=key)
@@ -116,6 +123,7 @@ class Fleet:
         return SimDevice(
             spec,
             self._slots[spec.device_id],
+            self._bays[spec.device_id],
             base_url=ddi.base_url(self._gateway, self._tenant, spec.device_id),
             client=client,
             counts=self.counts,

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from firmware.device_sim.behaviour import Mode, ReleaseTraits
+from firmware.device_sim.components import Fault
 from firmware.version import Version
 
 
@@ -36,10 +37,11 @@ class FleetFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TraitsSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A release's flaw: ``mode`` strikes on these hardware revisions."""
+    """A release's flaw: ``mode`` strikes on these hardware revisions, and so do the faults of its ``components``."""
 
     mode: Mode = Mode.GOOD
     bad_revisions: list[str] = []
+    components: dict[str, Fault] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,6 @@ def load_traits(path: Path) -> dict[str, ReleaseTraits]:
 def release_traits(specs: Mapping[str, TraitsSpec]) -> dict[str, ReleaseTraits]:
     """The flaws by version as the device simulation wants them."""
     return {
-        version: ReleaseTraits(spec.mode, frozenset(spec.bad_revisions), Version.parse(version))
+        version: ReleaseTraits(spec.mode, frozenset(spec.bad_revisions), Version.parse(version), spec.components)
         for version, spec in specs.items()
     }

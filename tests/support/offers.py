@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from msgspec.structs import replace as changed
 
-from orchestrator.app.ports import OfferView
+from orchestrator.app.ports import OfferedComponent, OfferView
 from orchestrator.domain.assignment import RANK, State
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.profile import Profile
@@ -42,8 +42,14 @@ class MemoryOffers:
         self._cancels: set[int] = set()
         self._owners: dict[int, int] = {}
 
-    def offer(self, device_no: int, action_id: int, state: State = State.OFFERED) -> None:
-        """Assign an action to a device."""
+    def offer(
+        self,
+        device_no: int,
+        action_id: int,
+        state: State = State.OFFERED,
+        components: Sequence[tuple[str, str, bytes]] = (),
+    ) -> None:
+        """Assign an action to a device; ``components`` are names, kinds and contents."""
         self._owners[action_id] = device_no
         self._views[device_no] = OfferView(
             campaign_no=1,
@@ -61,6 +67,18 @@ class MemoryOffers:
             md5=hashlib.md5(IMAGE, usedforsecurity=False).hexdigest(),
             size=len(IMAGE),
             filename="sensor 2.0.1.bin",
+            components=[
+                OfferedComponent(
+                    name=name,
+                    kind=kind,
+                    sha256=sha256(content).hexdigest(),
+                    sha1=hashlib.sha1(content, usedforsecurity=False).hexdigest(),
+                    md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
+                    size=len(content),
+                    filename="fw.bin",
+                )
+                for name, kind, content in components
+            ],
         )
 
     def cancel(self, action_id: int) -> None:
@@ -101,6 +119,11 @@ class MemoryOffers:
         self._fail()
         device_no = self._owners.get(action_id)
         return None if device_no is None else (1, 1, device_no)
+
+    async def components(self, action_id: int) -> dict[str, str]:
+        self._fail()
+        view = self._views.get(self._owners[action_id])
+        return {} if view is None else {each.name: each.kind for each in view.components}
 
     async def overlay(self, device_no: int, action_id: int, state: str, partition: int, offset: int) -> None:
         self._fail()
@@ -179,22 +202,27 @@ class MemoryPresence:
 
 
 class MemoryArtifacts:
-    """One artifact, in pieces of 1,000 bytes."""
+    """One artifact, and what a test adds, in pieces of 1,000 bytes."""
 
     def __init__(self) -> None:
         self.content = IMAGE
+        self.more: dict[str, bytes] = {}
+        """By sha256."""
         self.read = 0
         """Bytes that were read."""
         self.lost = 0
         """Bytes missing at the end of every read."""
 
     async def size(self, sha256: str) -> int:
-        assert sha256 == IMAGE_SHA256
-        return len(self.content)
+        return len(self._content(sha256))
+
+    def _content(self, sha256: str) -> bytes:
+        assert sha256 == IMAGE_SHA256 or sha256 in self.more
+        return self.more.get(sha256, self.content)
 
     async def open_range(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
-        assert sha256 == IMAGE_SHA256
+        content = self._content(sha256)
         for at in range(start, end - self.lost, 1_000):
-            piece = self.content[at : min(end - self.lost, at + 1_000)]
+            piece = content[at : min(end - self.lost, at + 1_000)]
             self.read += len(piece)
             yield piece

@@ -69,6 +69,8 @@ class World:
 
     engine: AsyncEngine
     devices: int = 200
+    components: dict[str, list[r.ReleaseComponent]] = field(default_factory=dict)
+    """Of the release, beside its artifacts; their artifacts are registered with them."""
     counted_at: int | None = None
     """When the fleet was counted for a submission; None for the submission's own time."""
     log: dict[int, list[LogRecord]] = field(default_factory=lambda: {p: [] for p in range(4)})
@@ -101,10 +103,19 @@ class World:
                     image={},
                     actor="test",
                 )
-                for model, sha256 in models.items()
+                for model, sha256 in [
+                    *models.items(),
+                    *((model, part.sha256) for model, parts in self.components.items() for part in parts),
+                ]
             ),
             r.ReleaseRegistered(
-                release_id="rel_1", name="fw", version="2.0.0", artifacts=models, digest="sha256:r", actor="test"
+                release_id="rel_1",
+                name="fw",
+                version="2.0.0",
+                artifacts=models | {model: parts[-1].sha256 for model, parts in self.components.items()},
+                digest="sha256:r",
+                actor="test",
+                components=self.components,
             ),
             r.DevicesRegistered(
                 devices=[

@@ -68,7 +68,7 @@ COMPARED: Final = (
     _of("hardware_model", "whole", "name", "profile created_at"),
     _of("trusted_key", "whole", "key_id hardware_model", "algorithm pem added_at"),
     _of("artifact", "whole", "sha256 hardware_model", "sha1 md5 size filename image stored_at"),
-    _of("release", "whole", "release_id", "name version artifacts digest created_at"),
+    _of("release", "whole", "release_id", "name version artifacts digest created_at components"),
     _of(
         "campaign",
         "campaign",
@@ -92,8 +92,10 @@ COMPARED: Final = (
         "phase stratum attempt action_id gate_epoch offered_at state changed_at progress failure_class reason started_at"
         " cancel_requested_at first_started_at first_started_epoch failed_at failed_class",
     ),
+    _of("component_state", "device", "device_no campaign_no name", "attempt outcome changed_at failure_class"),
     _of("offer_queue", "device", "campaign_no phase rank", "device_no stratum attempt"),
     _of("counter", "campaign", "campaign_no phase stratum state", "n", summed=True),
+    _of("component_count", "campaign", "campaign_no name outcome", "n", summed=True),
     _of("gate_count", "campaign", "campaign_no gate_epoch phase stratum", "started failed", summed=True),
     _of("maturity", "campaign", "campaign_no phase gate_epoch bucket stratum", "started good excluded", summed=True),
     _of("delivery", "campaign", "campaign_no bucket outcome", "n", summed=True),
@@ -101,7 +103,7 @@ COMPARED: Final = (
         "timeline",
         "record",
         "partition offset",
-        "device_no campaign_no attempt event_id type recorded_at failure_class reason detail",
+        "device_no campaign_no attempt event_id type recorded_at failure_class reason detail components",
     ),
     _of("dead_letter", "record", "topic partition offset", "code event_id key value"),
 )

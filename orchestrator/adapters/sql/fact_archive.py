@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from orchestrator.adapters.sql import rows
+from orchestrator.adapters.sql import component_rows, rows
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.domain.assignment import Observation, State, observe
+from orchestrator.domain.components import ComponentState
 from orchestrator.domain.log_loss import LogIdentity
 from schemas import device_events as d
 
@@ -34,12 +35,12 @@ TIMEOUT: Final = 3_600.0
 _KEEP: Final = """WITH moved AS (DELETE FROM timeline WHERE "partition" = $1 RETURNING *),
 last AS (SELECT device_no, max("offset") AS "offset" FROM moved WHERE type = $3 GROUP BY device_no)
 INSERT INTO fact_archive ("partition", loss, "offset", device_no, campaign_no, attempt, gate_epoch, event_id, type, recorded_at,
-    failure_class, reason, detail, twin)
+    failure_class, reason, detail, components, twin)
 SELECT m."partition", $2, m."offset", m.device_no, m.campaign_no, m.attempt,
     CASE WHEN m.campaign_no IS NULL THEN NULL WHEN a.attempt = m.attempt THEN a.gate_epoch ELSE (
         SELECT l.gate_epoch FROM decision_ledger l WHERE l.campaign_no = m.campaign_no AND l.kind = 'offer'
         AND l.attempt = m.attempt AND m.device_no = ANY(l.device_nos)) END,
-    m.event_id, m.type, m.recorded_at, m.failure_class, m.reason, m.detail,
+    m.event_id, m.type, m.recorded_at, m.failure_class, m.reason, m.detail, m.components,
     CASE WHEN l."offset" = m."offset" THEN jsonb_build_object('attributes', t.attributes, 'version', t.version,
         'digest', t.digest, 'reported_at', t.reported_at) END
 FROM moved m LEFT JOIN assignment a ON a.device_no = m.device_no AND a.campaign_no = m.campaign_no
@@ -54,6 +55,8 @@ WHERE NOT EXISTS (SELECT 1 FROM projection_position p
 ORDER BY e.stream, e.version DESC"""
 _FACTS: Final = """SELECT device_no, campaign_no, attempt, gate_epoch, type, recorded_at, failure_class, reason FROM fact_archive
 WHERE "partition" = $1 AND type = ANY($2::text[]) ORDER BY device_no, campaign_no"""
+_COMPONENTS: Final = """SELECT device_no, campaign_no, attempt, recorded_at, failure_class, components FROM fact_archive
+WHERE "partition" = $1 AND components IS NOT NULL"""
 _TWINS: Final = """UPDATE device t SET attributes = u.twin->'attributes', version = u.twin->>'version', digest = u.twin->>'digest',
     reported_at = (u.twin->>'reported_at')::bigint
 FROM (SELECT DISTINCT ON (device_no) device_no, twin FROM fact_archive WHERE "partition" = $1 AND twin IS NOT NULL
@@ -93,6 +96,7 @@ async def restore(
                 await _fold(conn, cache, page)
                 page = []
         await _fold(conn, cache, page)
+        await _fold_components(conn, loss["partition"])
         await conn.execute(_TWINS, loss["partition"])
         await conn.execute(
             'INSERT INTO projection_position (projection, topic, "partition", topic_id, cluster_id, next_offset, epoch)'
@@ -113,6 +117,16 @@ async def _fold(conn: asyncpg.Connection, cache: RulesCache, facts: list[asyncpg
             new = observe(new, _observation(fact))
         changes.add(old, new)
     await changes.write(conn)
+
+
+async def _fold_components(conn: asyncpg.Connection, partition: int) -> None:
+    """In memory this holds a state per component that was spoken of, not the facts."""
+    found: dict[component_rows.Key, ComponentState] = {}
+    async for row in conn.cursor(_COMPONENTS, partition, prefetch=PAGE):
+        which = row["device_no"], row["campaign_no"], row["attempt"]
+        said = component_rows.states(*which, row["recorded_at"], row["failure_class"], row["components"])
+        component_rows.collect(found, said)
+    await component_rows.write(conn, found, SHARD)
 
 
 def _observation(fact: Any) -> Observation:

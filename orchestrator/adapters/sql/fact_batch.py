@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import asyncpg
 import msgspec
 
+from orchestrator.adapters.sql import component_rows
 from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
 from orchestrator.domain.assignment import Observation, State
+from orchestrator.domain.components import ComponentState
 from schemas import device_events as d
 
 MAX_RECORD = 1 << 20
@@ -51,6 +53,8 @@ class FactBatch:
     """By (device_no, campaign_no), in the order of the log."""
     attributes: dict[int, list[tuple[int, d.Attributes]]] = field(default_factory=dict)
     """Device number to (recorded_at, report), in the order of the log."""
+    components: dict[component_rows.Key, ComponentState] = field(default_factory=dict)
+    """What the records say of components, joined."""
     timeline: list[tuple[Any, ...]] = field(default_factory=list)
     dead: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -62,6 +66,7 @@ class _RefusedError(Exception):
 
 _STATES = {event_type: State(state) for event_type, state in d.UPDATE_STATES.items()}
 _UPDATES = d.TYPES - {d.ATTRIBUTES}
+_NO_REPORT = (None, None, None, None)
 
 
 def _clean(text: str | None, limit: int) -> str | None:
@@ -127,7 +132,7 @@ def _take_attributes(batch: FactBatch, partition: int, offset: int, event: d.Dev
         raise _RefusedError("event.malformed", str(error), event_id) from error
     batch.attributes.setdefault(event.device_no, []).append((event.recorded_at, reported))
     batch.timeline.append(
-        (partition, offset, event.device_no, None, None, event_id, event.type, event.recorded_at, None, None, None)
+        (partition, offset, event.device_no, None, None, event_id, event.type, event.recorded_at, *_NO_REPORT)
     )
 
 
@@ -164,6 +169,14 @@ def _take_report(
             batch.seen[key].append(seen)
         else:
             batch.seen[key] = [seen]
+    components: str | None = None
+    if report.components:
+        said = component_rows.sound(report.components)
+        components = msgspec.json.encode(said).decode() if said else None
+        component_rows.collect(
+            batch.components,
+            component_rows.states(device_no, given.campaign_no, given.attempt, at, failure_class, said),
+        )
     batch.timeline.append(
         (
             partition,
@@ -177,6 +190,7 @@ def _take_report(
             failure_class,
             reason,
             detail,
+            components,
         )
     )
 

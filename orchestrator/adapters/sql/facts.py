@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
 from orchestrator.adapters.clock import now_ms
-from orchestrator.adapters.sql import halting, positions, retrying, rows
+from orchestrator.adapters.sql import component_rows, halting, positions, retrying, rows
 from orchestrator.adapters.sql.actions import ActionRanges
 from orchestrator.adapters.sql.engine import RETRYABLE, transaction
 from orchestrator.adapters.sql.fact_batch import FactBatch, Record, dead_letter, read_batch
@@ -43,6 +43,7 @@ _TIMELINE = (
     "failure_class",
     "reason",
     "detail",
+    "components",
 )
 _TYPES = {State(state): event_type for event_type, state in d.UPDATE_STATES.items()}
 _DEAD = ("topic", "partition", "offset", "code", "detail", "event_id", "key", "value", "recorded_at")
@@ -210,6 +211,7 @@ class FactProjection:
         if again:
             await retrying.file(conn, again)
         await changes.write(conn)
+        await component_rows.write(conn, batch.components, shard)
         await _report_attributes(conn, batch.attributes)
         return applied, failures
 

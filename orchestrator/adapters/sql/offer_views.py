@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import asyncpg
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import driver
-from orchestrator.app.ports import OfferView
+from orchestrator.app.ports import OfferedComponent, OfferView
 from orchestrator.domain.assignment import State, standing
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.visibility import shown
@@ -20,6 +21,10 @@ _VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.state, a
             OR EXISTS (SELECT 1 FROM control f WHERE f.campaign_no = 0 AND f.state = 'stopped'))
             THEN 'paused' ELSE k.state END) AS control, r.release_id, r.name AS release_name, r.version AS release_version,
     f.sha256, f.sha1, f.md5, f.size, f.filename,
+    (SELECT jsonb_agg(jsonb_build_object('name', p.part ->> 'name', 'kind', p.part ->> 'kind', 'sha256', x.sha256,
+            'sha1', x.sha1, 'md5', x.md5, 'size', x.size, 'filename', x.filename) ORDER BY p.place)
+        FROM jsonb_array_elements(r.components -> d.hardware_model) WITH ORDINALITY p(part, place)
+        JOIN artifact x ON x.hardware_model = d.hardware_model AND x.sha256 = p.part ->> 'sha256') AS components,
     (SELECT array_agg(o.state) FROM report_overlay o WHERE o.device_no = a.device_no AND o.action_id = a.action_id) AS overlay
 FROM device_slot s JOIN assignment a ON a.device_no = s.device_no AND a.campaign_no = s.campaign_no
 JOIN campaign c ON c.campaign_no = a.campaign_no
@@ -28,6 +33,11 @@ JOIN device_identity d ON d.device_no = a.device_no
 JOIN release r ON r.release_id = c.release_id
 JOIN artifact f ON f.hardware_model = d.hardware_model AND f.sha256 = r.artifacts ->> d.hardware_model
 WHERE s.device_no = ANY($1::int[])"""
+_COMPONENTS = """SELECT u.action, p.part ->> 'name' AS name, p.part ->> 'kind' AS kind
+FROM unnest($1::bigint[], $2::int[], $3::int[]) u(action, campaign, device)
+JOIN campaign c ON c.campaign_no = u.campaign JOIN release r ON r.release_id = c.release_id
+JOIN device_identity d ON d.device_no = u.device
+CROSS JOIN LATERAL jsonb_array_elements(r.components -> d.hardware_model) p(part)"""
 
 
 def _view(row: asyncpg.Record) -> OfferView:
@@ -50,6 +60,7 @@ def _view(row: asyncpg.Record) -> OfferView:
         md5=row["md5"],
         size=row["size"],
         filename=row["filename"],
+        components=msgspec.convert(row["components"] or [], list[OfferedComponent]),
     )
 
 
@@ -58,3 +69,13 @@ async def read_views(engine: AsyncEngine, device_nos: Sequence[int]) -> dict[int
     async with driver(engine) as conn:
         rows = await conn.fetch(_VIEW, device_nos)
     return {row["device_no"]: _view(row) for row in rows}
+
+
+async def read_components(conn: asyncpg.Connection, given: Mapping[int, tuple[int, int]]) -> dict[int, dict[str, str]]:
+    """Action to its components with their kinds; ``given`` says to which (campaign, device) each action belongs."""
+    pairs = list(given.values())
+    rows = await conn.fetch(_COMPONENTS, list(given), [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    found: dict[int, dict[str, str]] = {action: {} for action in given}
+    for row in rows:
+        found[row["action"]][row["name"]] = row["kind"]
+    return found

@@ -26,7 +26,7 @@ from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.grouping import Grouped
 from orchestrator.adapters.sql.locks import share_control
 from orchestrator.adapters.sql.offer_board import OfferBoard
-from orchestrator.adapters.sql.offer_views import read_views
+from orchestrator.adapters.sql.offer_views import read_components, read_views
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.app.ports import OfferView
 from orchestrator.domain.assignment import State, due, observe, start
@@ -64,6 +64,7 @@ class SqlOffers:
         self._ranges: Grouped[int, ActionRange] = Grouped(self._find_ranges, GROUP)
         self._views: Grouped[int, OfferView] = Grouped(self._read_views, GROUP)
         self._starts: Grouped[_Start, OfferView] = Grouped(self._start_group, GROUP)
+        self._components: Grouped[int, dict[str, str]] = Grouped(self._read_components, GROUP)
 
     async def current(self, device_no: int) -> OfferView | None:
         if self._board is not None and self._board.idle(device_no):
@@ -87,6 +88,18 @@ class SqlOffers:
         async with driver(self._engine) as conn:
             found = {action_id: await self._actions.find(conn, action_id) for action_id in action_ids}
         return {action_id: given for action_id, given in found.items() if given is not None}
+
+    async def components(self, action_id: int) -> dict[str, str]:
+        return await self._components.ask(action_id) or {}
+
+    async def _read_components(self, action_ids: Sequence[int]) -> dict[int, dict[str, str]]:
+        given: dict[int, tuple[int, int]] = {}
+        for action_id in action_ids:
+            owner = await self.owner(action_id)
+            if owner is not None:
+                given[action_id] = owner[0], owner[2]
+        async with driver(self._engine) as conn:
+            return await read_components(conn, given)
 
     async def _read_views(self, device_nos: Sequence[int]) -> dict[int, OfferView]:
         views = await read_views(self._engine, device_nos)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql import event_log
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, release_halts, stream_of
+from orchestrator.adapters.sql.component_queries import component_counts, component_status
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.registry import ARTIFACT, RELEASE
 from orchestrator.adapters.sql.retrying import RETRY_RANK
@@ -68,9 +69,11 @@ JOIN stratum s ON s.campaign_no = a.campaign_no AND s.stratum = a.stratum
 LEFT JOIN device_slot l ON l.device_no = a.device_no AND l.campaign_no = a.campaign_no AND l.attempt = a.attempt
 LEFT JOIN offer_queue q ON q.campaign_no = a.campaign_no AND q.phase = a.phase AND q.rank = {RETRY_RANK} + a.device_no
 WHERE a.device_no = $1 ORDER BY a.campaign_no DESC LIMIT $2"""
-_ENTRY = 'event_id, type, recorded_at, campaign_no, attempt, failure_class, reason, detail, partition, "offset"'
+_ENTRY = (
+    'event_id, type, recorded_at, campaign_no, attempt, failure_class, reason, detail, components, partition, "offset"'
+)
 _TIMELINE = f"""SELECT t.event_id, t.type, t.recorded_at, c.campaign_id, t.attempt, t.failure_class, t.reason, t.detail,
-    t.partition, t."offset"
+    t.components, t.partition, t."offset"
 FROM (SELECT {_ENTRY} FROM timeline WHERE device_no = $1 UNION ALL SELECT {_ENTRY} FROM fact_archive WHERE device_no = $1) t
 LEFT JOIN campaign c ON c.campaign_no = t.campaign_no
 WHERE $2::bigint IS NULL OR (t.recorded_at, t.partition, t."offset") < ($2, $3, $4)
@@ -152,9 +155,10 @@ class SqlQueries:
             if row is None:
                 raise DeviceNotFoundError(f"There is no device {device_id[:64]!r}.")
             found = await conn.fetch(_ASSIGNMENTS, row["device_no"], ASSIGNMENTS)
+            components = await component_status(conn, row["device_no"], row["hardware_model"])
         assignments = [msgspec.convert(dict(item), AssignmentStatus) for item in found]
         current = next((item for item in assignments if item.current), None)
-        plain = {**row, "assignment": current, "assignments": assignments}
+        plain = {**row, "assignment": current, "assignments": assignments, "components": components}
         return msgspec.convert(plain, DeviceStatus, from_attributes=True)
 
     async def timeline(self, device_id: str, limit: int, after: Key | None) -> Page[TimelineEntry]:
@@ -276,6 +280,7 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         halt=await _halt(conn, number, recorded),
         breaker=_breaker(campaign, recorded),
         halted_strata=[_halted_stratum(item) for item in recorded if isinstance(item.event, StratumHalted)],
+        components=await component_counts(conn, number),
     )
 
 

@@ -54,9 +54,10 @@ async def project(conn: asyncpg.Connection, item: Recorded) -> None:
             )
         case e.ReleaseRegistered():
             await conn.execute(
-                "INSERT INTO release (release_id, name, version, artifacts, digest, created_at)"
-                " VALUES ($1, $2, $3, $4::jsonb, $5, $6)",
+                "INSERT INTO release (release_id, name, version, artifacts, digest, created_at, components)"
+                " VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7::jsonb)",
                 *(event.release_id, event.name, event.version, _json(event.artifacts), event.digest, at),
+                _json(event.components),
             )
         case e.DevicesRegistered():
             await conn.copy_records_to_table(
@@ -201,5 +202,5 @@ class SqlRegistry:
 
 
 ARTIFACT = "sha256, hardware_model, sha1, md5, size, filename, image, stored_at"
-RELEASE = "release_id, name, version, artifacts, digest, created_at"
+RELEASE = "release_id, name, version, artifacts, digest, created_at, components"
 _API_KEY = "key_id, name, scopes, secret_hash, created_at, expires_at, revoked_at"

@@ -36,7 +36,7 @@ from orchestrator.errors import ConflictError
 REBUILT: Final = tuple(compared.table for compared in COMPARED)
 """The tables that a rebuild makes again."""
 
-LARGE: Final = ("device", "device_slot", "assignment", "offer_queue", "timeline", "dead_letter")
+LARGE: Final = ("device", "device_slot", "assignment", "component_state", "offer_queue", "timeline", "dead_letter")
 """Those that take the place of the live ones; the others' contents do."""
 
 SMALL: Final = tuple(name for name in REBUILT if name not in LARGE)

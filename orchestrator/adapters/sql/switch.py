@@ -45,6 +45,8 @@ _WRITTEN: Final = (
     "gate_count",
     "maturity",
     "delivery",
+    "component_state",
+    "component_count",
     "device",
     "timeline",
     "dead_letter",
@@ -58,7 +60,7 @@ _WRITTEN: Final = (
 )
 """In the order in which most writers come to them: those that wait at the first ones hold nothing that is still wanted."""
 
-_READ: Final = ("device_slot", "assignment", "device", "offer_queue", "timeline", "dead_letter")
+_READ: Final = ("device_slot", "assignment", "device", "component_state", "offer_queue", "timeline", "dead_letter")
 """The large ones in the order in which the gateway's query names them."""
 
 REFILE_PAGE: Final = 5_000

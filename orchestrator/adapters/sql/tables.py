@@ -170,6 +170,7 @@ class FactArchive(_Table, table=True):
     reason: str | None = _text(nullable=True)
     detail: str | None = _text(nullable=True)
     twin: dict[str, Any] | None = _json(nullable=True)
+    components: dict[str, Any] | None = _json(nullable=True)
 
 
 class DeadLetterArchive(_Table, table=True):
@@ -233,6 +234,8 @@ class Release(_Table, table=True):
     """Hardware model to artifact sha256."""
     digest: str = _text()
     created_at: int = _big()
+    components: dict[str, Any] = _json(server_default=text("'{}'"))
+    """Hardware model to its components, in the order of their installation."""
 
 
 class ApiKey(_Table, table=True):
@@ -414,6 +417,30 @@ class Assignment(_Table, table=True):
     failed_class: str | None = _text(nullable=True)
 
 
+class ComponentState(_Table, table=True):
+    """What became of each component that devices have spoken of; ``orchestrator.domain.components`` says what each column means."""
+
+    __table_args__: ClassVar[Any] = _HOT
+    device_no: int = _int(primary_key=True)
+    campaign_no: int = _int(primary_key=True)
+    name: str = _text(primary_key=True)
+    attempt: int = _small()
+    outcome: str = _text()
+    changed_at: int = _big()
+    failure_class: str | None = _text(nullable=True)
+
+
+class ComponentCount(_Table, table=True):
+    """Rows of ``component_state`` by outcome, for display; summed over shards when read."""
+
+    __table_args__: ClassVar[Any] = _COUNTER
+    campaign_no: int = _int(primary_key=True)
+    name: str = _text(primary_key=True)
+    outcome: str = _text(primary_key=True)
+    shard: int = _int(primary_key=True)
+    n: int = _big()
+
+
 class Counter(_Table, table=True):
     """Rows by state, for display; summed over shards when read."""
 
@@ -534,6 +561,7 @@ class Timeline(_Table, table=True):
     failure_class: str | None = _text(nullable=True)
     reason: str | None = _text(nullable=True)
     detail: str | None = _text(nullable=True)
+    components: dict[str, Any] | None = _json(nullable=True)
 
 
 class DeadLetter(_Table, table=True):

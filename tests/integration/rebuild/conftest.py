@@ -19,6 +19,7 @@ from orchestrator.app.breaker import Breakers
 from orchestrator.config import Settings
 from orchestrator.domain import campaign as c
 from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, holds_slot, loss, observe
+from orchestrator.domain.components import Outcome
 from schemas import device_events as d
 from schemas import registry_events as r
 from schemas.campaign_events import CampaignHalted
@@ -118,10 +119,16 @@ class Story:
                 self.world.fact(device, action, kind, self.now + self.dice.randrange(50))
             match self.dice.randrange(9):
                 case 0 | 1 | 2:
-                    self.world.fact(device, action, d.CONFIRMED, self.now + 60)
+                    said = self.components(action)
+                    self.world.fact(device, action, d.CONFIRMED, self.now + 60, components=said)
                 case 3:
                     blame = self.dice.choice(["boot", "transport", None])
-                    self.world.fact(device, action, d.FAILED, self.now + 60, failure_class=blame, reason="code 7")
+                    self.world.fact(
+                        *(device, action, d.FAILED, self.now + 60),
+                        failure_class=blame,
+                        reason="code 7",
+                        components=self.components(action),
+                    )
                 case 4:
                     self.attributes(device)
                 case _:
@@ -132,6 +139,12 @@ class Story:
             for record in self.dice.sample(log, min(len(log), 5)):
                 self.world.raw(partition, record.value)
             self.world.raw(0, self.dice.choice([None, b"{", b"poison"]))
+
+    def components(self, action: int) -> dict[str, str] | None:
+        """What a report says of components, if anything; the other dice are left as they lie."""
+        dice = random.Random(f"{action} {self.now}")
+        names = dice.sample(["modem", "bus", "os"], dice.randrange(3))
+        return {name: dice.choice([*Outcome]).value for name in names} or None
 
     def attributes(self, device: int) -> None:
         said = d.Attributes(attributes={"hw_revision": "B", f"k{self.dice.randrange(3)}": "v"}, version="2.0.0")

@@ -22,6 +22,10 @@ DAMAGE = {
     " (SELECT campaign_no, phase, stratum, state, shard FROM counter ORDER BY 1, 2, 3, 4, 5 LIMIT 1)",
     "campaign": "UPDATE campaign SET plan = jsonb_set(plan, '{offer_ttl}', '60000.0') WHERE campaign_no = 2",
     "timeline": 'DELETE FROM timeline WHERE "offset" = 3',
+    "component_state": "UPDATE component_state SET changed_at = changed_at + 1"
+    " WHERE device_no = (SELECT max(device_no) FROM component_state)",
+    "component_count": "UPDATE component_count SET n = n + 1 WHERE shard = (SELECT min(shard) FROM component_count)"
+    " AND name = 'bus'",
     "device_slot": "INSERT INTO device_slot VALUES (999999, 1, 1)",
     "dead_letter": "UPDATE dead_letter SET value = 'other'",
 }

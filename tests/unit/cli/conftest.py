@@ -84,6 +84,7 @@ CAMPAIGN: dict[str, Any] = {
     "halt": None,
     "breaker": None,
     "halted_strata": [],
+    "components": {},
 }
 
 HALT: dict[str, Any] = {

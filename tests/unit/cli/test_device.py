@@ -151,7 +151,7 @@ def test_show_joins_the_twin_its_campaigns_and_its_last_reports(ota, api):
         "partition": 0,
         "offset": 1,
     }
-    detail = {**DEVICE, "token_issued": True, "assignment": None, "assignments": [assignment]}
+    detail = {**DEVICE, "token_issued": True, "assignment": None, "assignments": [assignment], "components": []}
     api.on("GET", "/v1/devices/d1", detail)
     api.on("GET", "/v1/devices/d1/timeline", {"items": [entry], "next": None})
     text = ota("device", "show", "d1").stdout

@@ -15,6 +15,13 @@ def test_a_hardware_model_is_created_with_what_was_said_of_it(ota, api):
     assert api.body() == {"name": "sensor-a", "profile": {"client": "zephyr"}}
 
 
+@pytest.mark.parametrize(("word", "multi"), [("--multi", True), ("--single", False)])
+def test_a_hardware_model_may_say_whether_its_client_takes_several_components(ota, api, word, multi):
+    api.on("POST", "/v1/hardware-models", MODEL)
+    ota("hardware-model", "create", "sensor-a", word)
+    assert api.body() == {"name": "sensor-a", "profile": {"multi": multi}}
+
+
 def test_hardware_models_are_listed(ota, api):
     api.on("GET", "/v1/hardware-models", {"items": [MODEL], "next": None})
     assert "client=zephyr" in ota("hardware-model", "list").stdout

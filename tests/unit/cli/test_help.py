@@ -45,6 +45,7 @@ COMMANDS = {
     "projection rebuild",
     "projection status",
     "projection verify",
+    "release create",
     "release list",
     "release push",
     "release show",

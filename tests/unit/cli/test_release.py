@@ -12,6 +12,7 @@ RELEASE = {
     "name": "fw",
     "version": "2.0.0",
     "artifacts": {"sensor-a": "aa", "gateway-b": "bb"},
+    "components": {},
     "digest": "sha256:d",
     "created_at": AT,
 }
@@ -116,3 +117,72 @@ def test_a_key_that_is_none_ends_with_1_and_a_stable_code(ota, signed, tmp_path)
 
 def test_a_file_that_is_not_there_is_wrong_usage(ota, signed):
     assert ota("release", "verify", "nowhere.bin", "--key", signed[1]).exit_code == 2
+
+
+def words(*component: str, models: tuple[str, ...] = ("sensor-a",), after: tuple[str, ...] = ()) -> list[str]:
+    given = [word for model in models for word in ("-m", model)]
+    given += [word for each in component for word in ("--component", each)]
+    return [*given, *(word for each in after for word in ("--after", each)), "--name", "fw", "--version", "2.0.0"]
+
+
+MODEM, OS = "a" * 64, "b" * 64
+
+
+def test_create_registers_components_with_their_kinds_and_order(ota, api):
+    api.on("POST", "/v1/releases", RELEASE)
+    ran = ota("release", "create", *words(f"modem={MODEM}", f"os:os={OS}", after=("os=modem",)))
+    assert (ran.exit_code, ran.stdout) == (0, "rel_1\n")
+    assert api.body() == {
+        "name": "fw",
+        "version": "2.0.0",
+        "artifacts": {},
+        "components": {
+            "sensor-a": [
+                {"name": "modem", "kind": "app", "sha256": MODEM, "after": []},
+                {"name": "os", "kind": "os", "sha256": OS, "after": ["modem"]},
+            ]
+        },
+    }
+
+
+def test_create_uploads_files_and_tells_models_apart(ota, api, tmp_path):
+    (tmp_path / "modem.bin").write_bytes(b"modem")
+    api.on("POST", "/v1/artifacts", {"sha256": MODEM, "image": {"version": "2.0.0"}})
+    api.on("POST", "/v1/releases", RELEASE)
+    parts = (f"a/modem={tmp_path / 'modem.bin'}", f"a/os:os={OS}", f"b/os:os={OS}")
+    assert ota("release", "create", *words(*parts, models=("a", "b"))).exit_code == 0
+    assert api.requests[0].url.params["hardware_model"] == "a"
+    found = api.body()["components"]
+    assert [(model, [part["name"] for part in parts]) for model, parts in found.items()] == [
+        ("a", ["modem", "os"]),
+        ("b", ["os"]),
+    ]
+    assert found["a"][0]["sha256"] == MODEM
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        words("modem"),
+        words("modem="),
+        words("modem=nowhere.bin"),
+        words(f"modem={MODEM}", f"modem={OS}"),
+        words(f"b/modem={MODEM}"),
+        words(f"modem={MODEM}", models=("a", "b")),
+        words(f"modem={MODEM}", after=("os=modem",)),
+    ],
+)
+def test_words_that_are_no_components_send_nothing(ota, api, given):
+    ran = ota("release", "create", *given)
+    assert ran.exit_code == 2
+    assert "release.component.words" in ran.stderr
+    assert not api.requests
+
+
+def test_show_lists_components_in_order_beside_single_artifacts(ota, api):
+    components = {"gateway-b": [{"name": "modem", "kind": "app", "sha256": MODEM, "after": []}]}
+    components["gateway-b"].append({"name": "os", "kind": "os", "sha256": OS, "after": ["modem"]})
+    api.on("GET", "/v1/releases/rel_1", RELEASE | {"components": components})
+    shown = ota("release", "show", "rel_1").stdout
+    assert shown.index("sensor-a") < shown.index(MODEM) < shown.index(OS)
+    assert "bb" not in shown.replace(OS, ""), "the artifact of a model with components is one of theirs"

@@ -9,15 +9,17 @@ from orchestrator.domain.profile import Client, Profile, ProfileError, parse_pro
 @pytest.mark.parametrize(
     ("data", "profile"),
     [
-        ({}, Profile(Client.GENERIC, "os", State.CONFIRMED)),
-        ({"client": "swupdate"}, Profile(Client.SWUPDATE, "os", State.CONFIRMED)),
+        ({}, Profile(Client.GENERIC, "os", State.CONFIRMED, multi=True)),
+        ({"multi": False}, Profile(Client.GENERIC, "os", State.CONFIRMED)),
+        ({"client": "swupdate"}, Profile(Client.SWUPDATE, "os", State.CONFIRMED, multi=True)),
+        ({"client": "rauc", "multi": True}, Profile(Client.RAUC, "os", State.INSTALLED, multi=True)),
         ({"client": "rauc"}, Profile(Client.RAUC, "os", State.INSTALLED)),
         ({"client": "zephyr"}, Profile(Client.ZEPHYR, "bApp", State.CONFIRMED)),
         ({"client": "rauc", "closed_success": "confirmed"}, Profile(Client.RAUC, "os", State.CONFIRMED)),
         ({"client": "zephyr", "part": "app"}, Profile(Client.ZEPHYR, "app", State.CONFIRMED)),
     ],
 )
-def test_a_client_has_usual_ways_that_a_model_can_override(data: dict[str, str], profile: Profile):
+def test_a_client_has_usual_ways_that_a_model_can_override(data: dict[str, object], profile: Profile):
     assert parse_profile(data) == profile
 
 
@@ -33,6 +35,8 @@ def test_a_client_has_usual_ways_that_a_model_can_override(data: dict[str, str],
         ({"part": None}, "printable"),
         ({"closed_success": "trial"}, "confirmed or installed"),
         ({"closed_success": []}, "confirmed or installed"),
+        ({"multi": 1}, "true or false"),
+        ({"client": "zephyr", "multi": True}, "exactly one chunk"),
         ({"cleint": "rauc"}, "no 'cleint'"),
     ],
 )

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from firmware.device_sim.behaviour import Mode
+from firmware.device_sim.components import Fault
 from firmware.sign import build_image, generate_key, public_key_path
 from orchestrator.simfleet import DeviceSpec, Fleet, HardwareSpec, Pace
 from orchestrator.simfleet.model import TraitsSpec, release_traits
@@ -56,6 +57,8 @@ class FakeGateway:
     action: str | None = None
     cancelling: bool = False
     announced_sha256: str | None = None
+    applications: dict[str, bytes] = field(default_factory=dict)
+    """Name to content of those that a deployment has before the image."""
     url: str = ""
     base: str = "/default/controller/v1"
     said: list[Said] = field(default_factory=list)
@@ -78,7 +81,7 @@ class FakeGateway:
         app.router.add_get(f"{root}/deploymentBase/{{action}}", self._deployment)
         app.router.add_post(f"{root}/{{kind:deploymentBase|cancelAction}}/{{action}}/feedback", self._feedback)
         app.router.add_get(f"{root}/cancelAction/{{action}}", self._cancel)
-        app.router.add_get(f"{root}/softwaremodules/1/artifacts/image.bin", self._artifact)
+        app.router.add_get(f"{root}/softwaremodules/{{module}}/artifacts/image.bin", self._artifact)
         return app
 
     @web.middleware
@@ -118,17 +121,21 @@ class FakeGateway:
         device, action = request.match_info["device"], request.match_info["action"]
         if action != self.action or self.cancelling:
             return web.Response(status=404)
+        chunks = [self._chunk(device, "bApp", name, content) for name, content in self.applications.items()]
+        chunks.append(self._chunk(device, "os", "sensor-a", self.image))
+        deployment = {"download": "forced", "update": "forced", "chunks": chunks}
+        return web.json_response({"id": action, "deployment": deployment})
+
+    def _chunk(self, device: str, part: str, name: str, content: bytes) -> dict[str, Any]:
+        announced = self.announced_sha256 if part == "os" else None
+        href = f"{self.url}{self.base}/{device}/softwaremodules/{name}/artifacts/image.bin"
         artifact = {
             "filename": "image.bin",
-            "size": len(self.image),
-            "hashes": {"sha256": self.announced_sha256 or hashlib.sha256(self.image).hexdigest()},
-            "_links": {
-                "download-http": {"href": f"{self.url}{self.base}/{device}/softwaremodules/1/artifacts/image.bin"}
-            },
+            "size": len(content),
+            "hashes": {"sha256": announced or hashlib.sha256(content).hexdigest()},
+            "_links": {"download-http": {"href": href}},
         }
-        chunk = {"part": "os", "version": self.version, "name": "sensor-a", "artifacts": [artifact]}
-        deployment = {"download": "forced", "update": "forced", "chunks": [chunk]}
-        return web.json_response({"id": action, "deployment": deployment})
+        return {"part": part, "version": self.version, "name": name, "artifacts": [artifact]}
 
     async def _feedback(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -152,18 +159,19 @@ class FakeGateway:
         return web.json_response({"id": action, "cancelAction": {"stopId": action}})
 
     async def _artifact(self, request: web.Request) -> web.StreamResponse:
+        content = self.applications.get(request.match_info["module"], self.image)
         asked = request.headers.get("Range", "")
         start = int(asked.removeprefix("bytes=").removesuffix("-") or 0)
         self.ranges.append(asked)
         response = web.StreamResponse(status=206 if asked else 200)
-        response.content_length = len(self.image) - start
+        response.content_length = len(content) - start
         await response.prepare(request)
         if self.trouble and self.trouble[0][1] == "half":
             del self.trouble[0]
-            await response.write(self.image[start : start + 1000])
+            await response.write(content[start : start + 1000])
             request.transport.abort()
             return response
-        await response.write(self.image[start:])
+        await response.write(content[start:])
         return response
 
 
@@ -213,16 +221,16 @@ class Running:
 
 @pytest.fixture
 async def start(gateway, hardware, tmp_path) -> AsyncIterator[Callable[..., Running]]:
-    """Starts a fleet of ``revisions`` whose 2.0.0 goes wrong with ``mode`` on revision C."""
+    """Starts a fleet of ``revisions`` whose 2.0.0 goes wrong with ``mode`` and faults of components on revision C."""
     started: list[Running] = []
 
-    def begin(*revisions: str, mode: Mode = Mode.GOOD, pace: Pace = QUICK) -> Running:
+    def begin(*revisions: str, mode: Mode = Mode.GOOD, pace: Pace = QUICK, **components: Fault) -> Running:
         specs = [
             DeviceSpec(device_id=f"dev-{i}", token=f"secret-{i}", hardware_model="sensor-a", hw_revision=revision)
             for i, revision in enumerate(revisions)
         ]
         gateway.tokens = {spec.device_id: spec.token for spec in specs}
-        traits = release_traits({"2.0.0": TraitsSpec(mode=mode, bad_revisions=["C"])})
+        traits = release_traits({"2.0.0": TraitsSpec(mode=mode, bad_revisions=["C"], components=components)})
         truth = tmp_path / f"truth-{len(started)}.jsonl"
         fleet = Fleet(gateway.url, specs, {"sensor-a": hardware}, traits, truth, pace=pace)
         stop = asyncio.Event()

@@ -44,3 +44,35 @@ def test_a_deployment_without_its_one_artifact_is_told(chunks):
 
 def test_device_ids_are_escaped_in_urls():
     assert ddi.base_url("http://h:1", "default", "a/b c") == "http://h:1/default/controller/v1/a%2Fb%20c"
+
+
+def _chunk(name: str, part: str, artifacts: int = 1) -> str:
+    artifact = '{"filename": "fw.bin", "size": 1, "hashes": {"sha256": "aa"}, "_links": {"download-http": {"href": "http://h/x"}}}'
+    return f'{{"part": "{part}", "name": "{name}", "version": "2.0.0", "artifacts": [{", ".join([artifact] * artifacts)}]}}'
+
+
+def _deployment(*chunks: str) -> bytes:
+    return f'{{"id": "1000017", "deployment": {{"chunks": [{", ".join(chunks)}]}}}}'.encode()
+
+
+def test_components_are_read_in_their_order_with_the_os_last():
+    found = ddi.read_deployment(_deployment(_chunk("b", "bApp"), _chunk("a", "bApp"), _chunk("os", "system")))
+    assert (found.action, found.version) == ("1000017", "2.0.0")
+    assert [(part.name, part.application) for part in found.parts] == [("b", True), ("a", True), ("os", False)]
+
+
+def test_a_chunk_that_comes_alone_is_an_image_for_the_slots():
+    assert [part.application for part in ddi.read_deployment(_deployment(_chunk("fw", "bApp"))).parts] == [False]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [_chunk("os", "os"), _chunk("a", "bApp")],
+        [_chunk("os", "os"), _chunk("os2", "os")],
+        [_chunk("a", "bApp", artifacts=2), _chunk("os", "os")],
+    ],
+)
+def test_an_order_that_would_reboot_twice_or_too_early_is_told(chunks):
+    with pytest.raises(ddi.UnreadableError):
+        ddi.read_deployment(_deployment(*chunks))
