@@ -276,6 +276,48 @@ class BreakerClosed(_Event, frozen=True, kw_only=True):
     ledger_position: int
 
 
+class PaceBraked(_Event, frozen=True, kw_only=True):
+    """The campaign runs slower than its plan from this event on: the stricter of the plan's limits and these holds."""
+
+    actor: str
+    reason: str
+    per_minute: int | None
+    """All limits of the brake that are now in force; None is no limit beside the plan's."""
+    max_in_flight: int | None
+    ledger_position: int
+
+
+class BrakeReleased(_Event, frozen=True, kw_only=True):
+    """The brake is loosened, or off if it leaves no limit."""
+
+    actor: str
+    reason: str
+    per_minute: int | None
+    """What is left of the brake."""
+    max_in_flight: int | None
+    ledger_position: int
+
+
+class RevisionProposed(_Event, frozen=True, kw_only=True):
+    """Another pace for a campaign that runs; it changes nothing before it is approved, and replaces a proposal that waits."""
+
+    actor: str
+    reason: str
+    digest: str
+    """Of the revised dossier: what approvers approve."""
+    dossier: dict[str, Any]
+    replaces: str
+    """Digest in force that it was made from."""
+
+
+class RevisionApproved(_Event, frozen=True, kw_only=True):
+    actor: str
+    digest: str
+    complete: bool
+    """True with the last approval that the plan asks for: from here on the revised plan is in force."""
+    ledger_position: int
+
+
 class CampaignAborted(_Event, frozen=True, kw_only=True):
     actor: str
     reason: str
@@ -310,6 +352,10 @@ CampaignEvent = (
     | BreakerOpened
     | BreakerProbing
     | BreakerClosed
+    | PaceBraked
+    | BrakeReleased
+    | RevisionProposed
+    | RevisionApproved
     | CampaignAborted
     | CampaignCompleted
 )

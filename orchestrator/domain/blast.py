@@ -2,7 +2,8 @@
 
 While no rule has crossed, at most f*(n) - 1 failures are known, and everything not yet known is in flight. Offers
 stop at the commit that crosses, so failures in all are at most ``max(f*(n_end), min_failures) + K - 1``, with
-``n_end`` the devices allowed to start so far and ``K`` the in-flight cap. It holds for any order and delay of
+``n_end`` the devices allowed to start so far and ``K`` the largest in-flight cap so far: a cap that grows inside a
+phase counts as what it can grow to if every device of the phase confirms. It holds for any order and delay of
 reports.
 
 It covers what feeds the verdict and shows before a device confirms. For later harm there is the soak.
@@ -26,12 +27,14 @@ class PhaseBound:
     Attributes:
         phase: its name.
         reached: devices that may have started by then.
-        in_flight: the in-flight cap in force.
+        in_flight_start: the in-flight cap when the phase opens, if no halt puts it back before.
+        in_flight: the largest in-flight cap that it can reach.
         failures: failures since launch, at most, before offers stop.
     """
 
     phase: str
     reached: int
+    in_flight_start: int
     in_flight: int
     failures: int
 
@@ -43,18 +46,31 @@ def blast_bound(horizons: Sequence[int], min_failures: int, n_end: int, in_fligh
 
 def phase_bounds(dossier: Dossier) -> list[PhaseBound]:
     """The bound for every phase of a plan; the tightest of its rules, as each of them halts alone."""
-    plan = dossier.plan
     bounds: list[PhaseBound] = []
     highest = 0
     for index, share in enumerate(dossier.phases):
-        cap = plan.max_in_flight
-        in_flight = in_flight_cap(cap.initial, cap.maximum, index, plan.phases[index].max_in_flight)
-        # Where a phase lowers the cap, stragglers of the phase before may still be in flight.
-        highest = max(highest, in_flight)
+        in_flight = reachable_cap(dossier, index, share.size)
+        # Where a phase or a revision lowers the cap, stragglers of before may still be in flight.
+        earlier = dossier.revised_from[index] if dossier.revised_from else 0
+        highest = max(highest, in_flight, earlier)
         unnoticed = min(_unnoticed_by(table, dossier, index) for table in dossier.rules)
-        failures = min(share.reached, unnoticed + highest)
-        bounds.append(PhaseBound(phase=share.name, reached=share.reached, in_flight=in_flight, failures=failures))
+        bounds.append(
+            PhaseBound(
+                phase=share.name,
+                reached=share.reached,
+                in_flight_start=reachable_cap(dossier, index, 0),
+                in_flight=in_flight,
+                failures=min(share.reached, unnoticed + highest),
+            )
+        )
     return bounds
+
+
+def reachable_cap(dossier: Dossier, phase: int, confirmed: int) -> int:
+    """The in-flight cap in a phase that has confirmed so many devices, when nothing has gone wrong."""
+    cap = dossier.plan.max_in_flight
+    own = dossier.plan.phases[phase].max_in_flight
+    return in_flight_cap(cap.initial, cap.maximum, phase, own, growth=cap.growth(confirmed))
 
 
 def _unnoticed(horizons: Sequence[int], min_failures: int, n_end: int) -> int:

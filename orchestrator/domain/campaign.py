@@ -4,7 +4,8 @@
 paused → completed | aborted``, and ``halted``, which only an approved resume leaves.
 
 Invariants: a halt is never refused while the campaign can still offer, and is idempotent; each resume after a halt opens a new gate
-epoch; approvals hold for one digest; phases open in order and once per campaign.
+epoch; approvals hold for one digest; phases open in order and once per campaign; a revision that waits for approval changes nothing,
+and a halt ends it, because nobody who proposed or approved it knew of the halt.
 
 Not here: who may call a command (scopes), what the gate counts, any clock.
 """
@@ -17,11 +18,12 @@ from typing import Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from orchestrator.domain import breaker
+from orchestrator.domain import brake, breaker
 from orchestrator.domain.approval import check_approval
 from orchestrator.domain.breaker import Breaker
 from orchestrator.domain.commands import (
     Abort,
+    ApplyBrake,
     Approve,
     ApprovePhase,
     Command,
@@ -38,11 +40,14 @@ from orchestrator.domain.commands import (
     OutlastHold,
     Pause,
     Promote,
+    ReleaseBrake,
     Resume,
+    Revise,
     StartSoak,
     Submit,
 )
 from orchestrator.domain.external import MAX_VERDICTS, gate_names, latest, missing
+from orchestrator.domain.revision import Revision, StaleRevisionError
 from orchestrator.errors import ConflictError, NotFoundError
 from schemas import campaign_events as e
 
@@ -147,6 +152,11 @@ class Campaign(Struct, frozen=True, kw_only=True):
     setbacks: int = 0
     """Times since the last promotion or halt that the breaker opened for failures out of being closed: what went out was too much
     for something. A failed probing is the same trouble still, and a time without news says nothing of it."""
+    brake: brake.Brake = brake.OFF
+    revision: Revision | None = None
+    """Waits for its approvals."""
+    editor: str = ""
+    """Who proposed the revision in force; empty while the plan is the author's."""
 
     @property
     def phases(self) -> list[dict[str, Any]]:
@@ -231,6 +241,10 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             ]
         case Resume():
             return _resume(campaign, command)
+        case ApplyBrake() | ReleaseBrake():
+            return _brake(campaign, command)
+        case Revise():
+            return _revise(campaign, command)
         case Abort():
             if campaign.state is CampaignState.ABORTED:
                 return []
@@ -249,19 +263,23 @@ def _approvals(campaign: Campaign) -> tuple[int, bool]:
     return rule["required"], rule["separation"]
 
 
-def _check(campaign: Campaign, actor: str, digest: str, given: tuple[str, ...]) -> None:
+def _check(
+    campaign: Campaign, actor: str, digest: str, given: tuple[str, ...], revision: Revision | None = None
+) -> None:
     check_approval(
         actor=actor,
         digest=digest,
-        expected_digest=campaign.digest or "",
+        expected_digest=(campaign.digest or "") if revision is None else revision.digest,
         author=campaign.author,
-        last_editor=campaign.author,
+        last_editor=(campaign.editor or campaign.author) if revision is None else revision.actor,
         approvers=given,
         separation=_approvals(campaign)[1],
     )
 
 
 def _approve(campaign: Campaign, command: Approve) -> list[e.CampaignEvent]:
+    if campaign.revision is not None:
+        return _approve_revision(campaign, campaign.revision, command)
     quarantined = campaign.state is CampaignState.APPROVED and len(command.release_halts) > campaign.release_halts
     if not quarantined:
         _require(campaign, _only(CampaignState.SUBMITTED, CampaignState.HALTED), "approving")
@@ -342,6 +360,56 @@ def _is_repeated(campaign: Campaign, command: GiveVerdict) -> bool:
     if campaign.spoken.get(key, 0) >= MAX_VERDICTS and not promotes:
         raise TooManyVerdictsError(f"'{command.gate}' has given {MAX_VERDICTS} verdicts on phase {command.phase}.")
     return False
+
+
+def _approve_revision(campaign: Campaign, revision: Revision, command: Approve) -> list[e.CampaignEvent]:
+    _require(campaign, _only(CampaignState.RUNNING, CampaignState.PAUSED), "approving a revision")
+    _check(campaign, command.actor, command.digest, revision.approvals, revision)
+    return [
+        e.RevisionApproved(
+            actor=command.actor,
+            digest=revision.digest,
+            complete=len(revision.approvals) + 1 >= _approvals(campaign)[0],
+            ledger_position=command.ledger_position,
+        )
+    ]
+
+
+def _revise(campaign: Campaign, command: Revise) -> list[e.CampaignEvent]:
+    _require(campaign, _only(CampaignState.RUNNING, CampaignState.PAUSED), "a revision")
+    if command.replaces != campaign.digest:
+        raise StaleRevisionError
+    if campaign.revision is not None and campaign.revision.digest == command.digest:
+        return []
+    return [
+        e.RevisionProposed(
+            actor=command.actor,
+            reason=command.reason,
+            digest=command.digest,
+            dossier=command.dossier,
+            replaces=command.replaces,
+        )
+    ]
+
+
+def _brake(campaign: Campaign, command: ApplyBrake | ReleaseBrake) -> list[e.CampaignEvent]:
+    _require(campaign, LIVE, "the brake")
+    match command:
+        case ApplyBrake():
+            kind, limits = e.PaceBraked, brake.tightened(campaign.brake, command.limits, campaign.plan)
+        case ReleaseBrake():
+            kind, limits = e.BrakeReleased, brake.released(campaign.brake, command.left, campaign.plan)
+    if limits == campaign.brake:
+        return []
+    return [
+        kind(
+            actor=command.actor,
+            reason=command.reason,
+            per_minute=limits.per_minute,
+            max_in_flight=limits.max_in_flight,
+            ledger_position=command.ledger_position,
+        )
+    ]
 
 
 def _halt(campaign: Campaign, command: Halt) -> list[e.CampaignEvent]:
@@ -591,6 +659,7 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
                 resume_approved=False,
                 promoted_since_halt=0,
                 setbacks=0,
+                revision=None,
             )
         case e.StratumHalted():
             return replace(campaign, halted_strata=(*campaign.halted_strata, event.stratum))
@@ -602,10 +671,34 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
             )
             moved = breaker.evolve(campaign.breaker, event)
             return replace(campaign, breaker=moved, setbacks=campaign.setbacks + tripped)
+        case e.PaceBraked() | e.BrakeReleased():
+            return replace(campaign, brake=brake.Brake(per_minute=event.per_minute, max_in_flight=event.max_in_flight))
+        case e.RevisionProposed():
+            proposed = Revision(digest=event.digest, dossier=event.dossier, actor=event.actor, reason=event.reason)
+            return replace(campaign, revision=proposed)
+        case e.RevisionApproved():
+            return _revision_approved(campaign, event)
         case e.CampaignAborted():
-            return replace(campaign, state=CampaignState.ABORTED)
+            return replace(campaign, state=CampaignState.ABORTED, revision=None)
         case e.CampaignCompleted():
-            return replace(campaign, state=CampaignState.COMPLETED)
+            return replace(campaign, state=CampaignState.COMPLETED, revision=None)
+
+
+def _revision_approved(campaign: Campaign, event: e.RevisionApproved) -> Campaign:
+    revision = campaign.revision
+    assert revision is not None
+    approvals = (*revision.approvals, event.actor)
+    if not event.complete:
+        return replace(campaign, revision=replace(revision, approvals=approvals))
+    return replace(
+        campaign,
+        plan=revision.dossier["plan"],
+        dossier=revision.dossier,
+        digest=revision.digest,
+        approvals=approvals,
+        editor=revision.actor,
+        revision=None,
+    )
 
 
 def _resumed(campaign: Campaign, event: e.CampaignResumed) -> Campaign:

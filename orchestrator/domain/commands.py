@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from orchestrator.domain.brake import Brake
 from schemas import campaign_events as e
 
 
@@ -26,10 +27,11 @@ class Submit(Struct, frozen=True, kw_only=True):
 
 
 class Approve(Struct, frozen=True, kw_only=True):
-    """Approves the plan of a submitted campaign, or the resume of a halted one."""
+    """Approves the plan of a submitted campaign, the revision that waits in a running one, or the resume of a halted one."""
 
     actor: str
     digest: str
+    ledger_position: int = 0
     release_halts: tuple[str, ...] = ()
     """Campaigns in which the release was halted so far, one entry per halt; this one apart."""
 
@@ -131,6 +133,30 @@ class MoveBreaker(Struct, frozen=True, kw_only=True):
     event: e.BreakerOpened | e.BreakerProbing | e.BreakerClosed
 
 
+class ApplyBrake(Struct, frozen=True, kw_only=True):
+    actor: str
+    reason: str
+    limits: Brake
+    """Those that are asked for; the others stay."""
+    ledger_position: int
+
+
+class ReleaseBrake(Struct, frozen=True, kw_only=True):
+    actor: str
+    reason: str
+    left: Brake
+    ledger_position: int
+
+
+class Revise(Struct, frozen=True, kw_only=True):
+    actor: str
+    reason: str
+    replaces: str
+    """Digest of the dossier that it was made from."""
+    digest: str
+    dossier: dict[str, Any]
+
+
 class Abort(Struct, frozen=True, kw_only=True):
     actor: str
     reason: str
@@ -162,6 +188,9 @@ Command = (
     | Halt
     | HaltStratum
     | MoveBreaker
+    | ApplyBrake
+    | ReleaseBrake
+    | Revise
     | Abort
     | Complete
 )

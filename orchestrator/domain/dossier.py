@@ -95,6 +95,8 @@ class Dossier(PlanModel):
     holdback: dict[str, int]
     phases: tuple[PhaseShare, ...]
     rules: tuple[HaltTable, ...]
+    revised_from: tuple[int, ...] = ()
+    """Of a revision: the largest in-flight cap that versions before it allowed up to each phase, and that may still be in flight."""
 
     @model_validator(mode="before")
     @classmethod

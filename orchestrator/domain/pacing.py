@@ -1,13 +1,16 @@
-"""How fast offers go out: the in-flight cap, a token bucket, and the grant that obeys both.
+"""How fast offers go out: the in-flight cap, a token bucket, the grant that obeys both, and the spread of starts.
 
 The in-flight cap is part of the statistical test, not a courtesy: it bounds how many devices can fail before the
 gate can act (:mod:`orchestrator.domain.blast`). The rate is a courtesy to networks. All arithmetic is on integers,
 so a bucket that is stored and read back grants the same.
+
+Not here: what a plan says of these (:mod:`orchestrator.domain.plan`) and who may slow it down (:mod:`orchestrator.domain.brake`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 BURST_MS: Final = 10_000
@@ -25,13 +28,36 @@ class Bucket:
     at_ms: int
 
 
-def in_flight_cap(initial: int, maximum: int, promoted_phases: int, phase_cap: int | None = None) -> int:
-    """Offers outstanding or started and not yet ended, at most: doubles with each promoted phase.
+def in_flight_cap(
+    initial: int,
+    maximum: int,
+    promoted_phases: int,
+    phase_cap: int | None = None,
+    *,
+    growth: int = 0,
+    setbacks: int = 0,
+) -> int:
+    """Offers outstanding or started and not yet ended, at most.
 
-    ``promoted_phases`` counts from the last halt, which puts the cap back to its start.
+    It doubles with each promoted phase, grows by what the open phase has confirmed, and is halved by each setback; it
+    never rises with harm, never exceeds the plan, and setbacks never lower it below its start.
+
+    Args:
+        initial: the start.
+        maximum: the plan's limit.
+        promoted_phases: counted from the last halt, which puts the cap back to its start.
+        phase_cap: the phase's own limit.
+        growth: what the open phase has added (``InFlight.growth``), from 0 again after a halt.
+        setbacks: times that the infrastructure gave way since the last promotion.
     """
-    grown = min(maximum, initial << min(promoted_phases, _MAX_DOUBLINGS))
-    return grown if phase_cap is None else min(grown, phase_cap)
+    most = lowest(maximum, phase_cap)
+    grown = min(most, (initial << min(promoted_phases, _MAX_DOUBLINGS)) + growth)
+    return max(min(most, initial), grown >> setbacks)
+
+
+def lowest(limit: int, *others: int | None) -> int:
+    """The strictest of some limits; None is no limit."""
+    return min([limit, *(other for other in others if other is not None)])
 
 
 def full_bucket(per_minute: int, now_ms: int) -> Bucket:
@@ -79,3 +105,17 @@ def _refilled(bucket: Bucket, per_minute: int, now_ms: int) -> Bucket:
     now = max(now_ms, bucket.at_ms)
     earned = bucket.credit + per_minute * (now - bucket.at_ms)
     return Bucket(min(earned, _capacity(per_minute)), now)
+
+
+def start_offset(salt: str, device_no: int, attempt: int, jitter_ms: int) -> int:
+    """Milliseconds in [0, jitter_ms) that a device waits from its offer, so that a slice does not download at once.
+
+    The first 8 bytes of sha256(salt, NUL, device number, NUL, attempt), so each attempt has a place of its own.
+    """
+    digest = sha256(f"{salt}\0{device_no}\0{attempt}".encode()).digest()
+    return int.from_bytes(digest[:8]) % jitter_ms
+
+
+def may_start(salt: str, device_no: int, attempt: int, offered_at: int, jitter_ms: int | None, now_ms: int) -> bool:
+    """Whether the wait of an offer of ``offered_at`` is over; without jitter there is none."""
+    return jitter_ms is None or now_ms >= offered_at + start_offset(salt, device_no, attempt, jitter_ms)

@@ -115,6 +115,8 @@ class Phase(PlanModel):
     promote: PromoteTest | None = None
     rate: Pace | None = None
     max_in_flight: InFlightCap | None = None
+    jitter: Deadline | None = None
+    """A device may start only after a time of its own in [0, jitter) from its offer."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
@@ -132,10 +134,28 @@ class Phase(PlanModel):
 
 
 class InFlight(PlanModel):
-    """Cap on offers that are outstanding or started and not yet ended; doubles with every promoted phase."""
+    """Cap on offers that are outstanding or started and not yet ended.
+
+    It doubles with every promoted phase; with ``add`` and ``per_confirmed`` it also grows inside a phase.
+    """
 
     initial: InFlightCap
     maximum: InFlightCap
+    add: InFlightCap | None = None
+    per_confirmed: InFlightCap | None = None
+    """The cap grows by ``add`` for every so many devices that the open phase has confirmed."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if (self.add is None) != (self.per_confirmed is None):
+            raise PydanticCustomError("plan.in_flight.growth", "'add' and 'per_confirmed' go together.")
+        return self
+
+    def growth(self, confirmed: int) -> int:
+        """What so many confirmed devices of the open phase add to the cap."""
+        if self.add is None or self.per_confirmed is None:
+            return 0
+        return self.add * (confirmed // self.per_confirmed)
 
 
 class Approvals(PlanModel):
@@ -234,6 +254,10 @@ def _inner_problems(plan: Plan) -> Iterator[Problem]:
         yield Problem(
             "/max_in_flight/maximum", "plan.in_flight.range", "The maximum in flight is below the initial cap."
         )
+    for index, phase in enumerate(plan.phases):
+        if phase.jitter is not None and phase.jitter >= plan.offer_ttl:
+            detail = f"The jitter of '{phase.name}' must be shorter than the offer's time to live."
+            yield Problem(f"/phases/{index}/jitter", "plan.jitter.range", detail)
     yield from _order_problems(plan.phases)
 
 

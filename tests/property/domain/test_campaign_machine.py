@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from orchestrator.domain import campaign as c
+from orchestrator.domain.brake import Brake
 from orchestrator.errors import ConflictError, ForbiddenError
 from schemas.campaign_events import CampaignHalted
 
@@ -16,6 +17,7 @@ PLAN = {
         {"name": "rest", "soak": 5, "promote": None},
     ],
     "approvals": {"required": 2, "separation": True},
+    "max_in_flight": {"initial": 10, "maximum": 50},
 }
 ACTORS = st.sampled_from(["ann", "bob", "cid", "dee"])
 
@@ -42,13 +44,38 @@ class CampaignMachine(RuleBasedStateMachine):
     def submit(self, actor: str) -> None:
         self._do(c.Submit(actor=actor, digest="sha256:d", dossier={}))
 
-    @rule(actor=ACTORS, digest=st.sampled_from(["sha256:d", "sha256:other"]))
+    @rule(actor=ACTORS, digest=st.sampled_from(["sha256:d", "sha256:r1", "sha256:r2", "sha256:other"]))
     def approve(self, actor: str, digest: str) -> None:
-        given = self.campaign.approvals + self.campaign.resume_approvals
+        before = self.campaign
+        if before.revision is not None:
+            given, asked = before.revision.approvals, before.revision.digest
+        else:
+            given, asked = before.resume_approvals, before.digest
+            given = given if before.state is c.CampaignState.HALTED else before.approvals
         if self._do(c.Approve(actor=actor, digest=digest)):
             assert actor != "ann", "the author never approves"
+            assert before.revision is None or actor != before.revision.actor, "nor who proposed it"
             assert actor not in given
-            assert digest == "sha256:d"
+            assert digest == asked
+
+    @rule(actor=ACTORS, digest=st.sampled_from(["sha256:r1", "sha256:r2"]))
+    def propose(self, actor: str, digest: str) -> None:
+        before = self.campaign
+        plan = PLAN | {"max_in_flight": {"initial": 10, "maximum": 60}}
+        command = c.Revise(
+            actor=actor, reason="r", replaces=str(before.digest), digest=digest, dossier={"plan": plan, "of": digest}
+        )
+        if self._do(command):
+            now = self.campaign
+            assert (now.plan, now.dossier, now.digest) == (before.plan, before.dossier, before.digest)
+
+    @rule(limits=st.builds(Brake, per_minute=st.integers(1, 9), max_in_flight=st.none() | st.integers(1, 60)))
+    def brake(self, limits: Brake) -> None:
+        before = self.campaign.brake
+        if self._do(c.ApplyBrake(actor="eve", reason="r", limits=limits, ledger_position=3)):
+            now = self.campaign.brake
+            assert (now.per_minute or 99) <= (before.per_minute or 99)
+            assert (now.max_in_flight or 99) <= (before.max_in_flight or 99)
 
     @rule(actor=ACTORS)
     def launch(self, actor: str) -> None:
@@ -138,6 +165,14 @@ class CampaignMachine(RuleBasedStateMachine):
     def the_state_is_the_fold_of_the_events(self) -> None:
         assert c.fold(self.events) == self.campaign
         assert self.campaign.version == len(self.events)
+
+    @invariant()
+    def a_revision_waits_only_where_the_campaign_goes_on(self) -> None:
+        assert self.campaign.revision is None or self.campaign.state in {
+            c.CampaignState.RUNNING,
+            c.CampaignState.PAUSED,
+        }
+        assert self.campaign.digest is None or self.campaign.dossier.get("of", "sha256:d") == self.campaign.digest
 
     @precondition(lambda self: self.campaign.state in c.TERMINAL)
     @invariant()

@@ -3,7 +3,16 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.domain.pacing import BURST_MS, full_bucket, grant, in_flight_cap, spend, tokens
+from orchestrator.domain.pacing import (
+    BURST_MS,
+    full_bucket,
+    grant,
+    in_flight_cap,
+    may_start,
+    spend,
+    start_offset,
+    tokens,
+)
 
 untimed = settings(deadline=None)  # a busy machine is no defect
 
@@ -50,11 +59,48 @@ def test_slices_in_good_time_lose_nothing_of_the_rate(per_minute, pauses):
     growth=st.integers(0, 10_000),
     promoted=st.integers(0, 100),
     phase_cap=st.none() | st.integers(1, 1_000),
+    added=st.integers(0, 10_000),
+    setbacks=st.integers(0, 50),
 )
-def test_the_cap_stays_within_the_plan(initial, growth, promoted, phase_cap):
-    cap = in_flight_cap(initial, initial + growth, promoted, phase_cap)
-    assert 1 <= cap <= initial + growth
+def test_the_cap_stays_within_the_plan(initial, growth, promoted, phase_cap, added, setbacks):
+    cap = in_flight_cap(initial, initial + growth, promoted, phase_cap, growth=added, setbacks=setbacks)
+    assert min(initial, phase_cap or initial) <= cap <= initial + growth
     assert phase_cap is None or cap <= phase_cap
+
+
+CAPS = st.tuples(st.integers(0, 20), st.integers(0, 5_000), st.integers(0, 12))
+"""Promoted phases, growth, setbacks."""
+
+
+@untimed
+@given(
+    initial=st.integers(1, 100),
+    room=st.integers(0, 5_000),
+    phase_cap=st.none() | st.integers(1, 1_000),
+    one=CAPS,
+    more=CAPS,
+)
+def test_the_cap_rises_with_what_went_well_and_falls_with_harm(initial, room, phase_cap, one, more):
+    def cap(promoted, growth, setbacks):
+        return in_flight_cap(initial, initial + room, promoted, phase_cap, growth=growth, setbacks=setbacks)
+
+    promoted, growth, setbacks = one
+    base = cap(*one)
+    assert cap(promoted + more[0], growth + more[1], setbacks) >= base
+    assert cap(promoted, growth, setbacks + more[2]) <= base
+    floor = min(initial, phase_cap or initial)
+    assert cap(promoted, growth, setbacks + 1) in {base // 2, floor}
+    assert cap(0, 0, 0) == cap(0, 0, setbacks) == floor, "a halt puts it back to its start, which no setback lowers"
+
+
+@untimed
+@given(salt=st.text(), device=st.integers(1, 2**31), attempt=st.integers(1, 10), jitter=st.integers(1, 86_400_000))
+def test_a_device_waits_for_less_than_the_jitter_and_always_as_long(salt, device, attempt, jitter):
+    offset = start_offset(salt, device, attempt, jitter)
+    assert 0 <= offset < jitter
+    assert not may_start(salt, device, attempt, 5_000, jitter, 5_000 + offset - 1)
+    assert may_start(salt, device, attempt, 5_000, jitter, 5_000 + offset)
+    assert may_start(salt, device, attempt, 5_000, None, 5_000)
 
 
 @untimed

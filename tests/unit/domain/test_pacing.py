@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.domain.pacing import Bucket, full_bucket, grant, in_flight_cap, spend, tokens
+from orchestrator.domain.pacing import Bucket, full_bucket, grant, in_flight_cap, spend, start_offset, tokens
 
 
 @pytest.mark.parametrize(("promoted", "cap"), [(0, 50), (1, 100), (2, 200), (3, 300), (10**9, 300)])
@@ -13,6 +13,24 @@ def test_the_cap_doubles_with_each_promoted_phase_up_to_its_maximum(promoted, ca
 def test_a_phase_can_lower_the_cap_but_not_raise_it():
     assert in_flight_cap(50, 300, 2, phase_cap=80) == 80
     assert in_flight_cap(50, 300, 0, phase_cap=80) == 50
+
+
+@pytest.mark.parametrize(("setbacks", "cap"), [(0, 200), (1, 100), (2, 50), (3, 50)])
+def test_each_setback_halves_the_cap_down_to_its_start(setbacks, cap):
+    assert in_flight_cap(50, 300, 2, setbacks=setbacks) == cap
+
+
+def test_what_a_phase_confirms_adds_to_the_cap_before_it_is_limited_and_halved():
+    assert in_flight_cap(50, 300, 1, growth=40) == 140
+    assert in_flight_cap(50, 300, 1, growth=1_000) == 300
+    assert in_flight_cap(50, 300, 1, phase_cap=120, growth=40, setbacks=1) == 60
+
+
+def test_a_slice_is_spread_over_the_whole_jitter():
+    quarters = [4 * start_offset("salt", device, 1, 600_000) // 600_000 for device in range(1, 501)]
+    assert all(90 <= quarters.count(quarter) <= 160 for quarter in range(4))
+    again = [4 * start_offset("salt", device, 2, 600_000) // 600_000 for device in range(1, 501)]
+    assert again != quarters, "another attempt has another place"
 
 
 def test_a_bucket_opens_full_and_refills_at_its_rate():
