@@ -232,6 +232,9 @@ class OfferView(Struct, frozen=True, kw_only=True):
     device_no: int
     action_id: int
     attempt: int
+    phase: int
+    offered_at: int
+    """Of this attempt, ms."""
     state: str
     """Assignment state, reports that are answered but not yet projected included; of an unknown one the state last seen."""
     shown: Shown

@@ -57,6 +57,8 @@ class MemoryOffers:
             device_no=device_no,
             action_id=action_id,
             attempt=1,
+            phase=0,
+            offered_at=0,
             state=state.value,
             shown=Shown.NOTHING,
             release_id="rel_1",

@@ -20,8 +20,9 @@ from orchestrator.adapters.sql.registry import SqlRegistry
 from orchestrator.app.ports import Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.cohort import stratum_key
-from orchestrator.domain.dossier import dossier_digest, freeze
+from orchestrator.domain.dossier import Dossier, dossier_digest, freeze
 from orchestrator.domain.plan import parse_plan
+from orchestrator.domain.revision import revised
 from schemas import device_events as d
 from schemas import registry_events as r
 
@@ -166,6 +167,18 @@ class World:
         await self.command(campaign_id, lambda *_: submit)
         await self.command(campaign_id, lambda *_: c.Approve(actor="bob", digest=digest))
         return await self.command(campaign_id, lambda _, s: c.Launch(actor="ann", ledger_position=s.ledger_position))
+
+    def revision(self, campaign: c.Campaign, changes: dict[str, Any], actor: str) -> c.Revise:
+        """The command that proposes ``changes`` to the plan in force."""
+        assert campaign.digest is not None
+        dossier = revised(Dossier.model_validate(campaign.dossier), changes)
+        return c.Revise(
+            actor=actor,
+            reason="pace",
+            replaces=campaign.digest,
+            digest=dossier_digest(dossier),
+            dossier=dossier.canonical(),
+        )
 
     async def open_phase(self, campaign_id: str, phase: int, now: int) -> c.Campaign:
         campaign = await self.decisions.enrol(campaign_id, now)

@@ -15,6 +15,7 @@ from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.locks import own_control
 from orchestrator.app.ports import Build, Executed, Meta, Recorded, Standing, VersionConflictError
 from orchestrator.domain import campaign as c
+from orchestrator.domain.brake import OFF
 from orchestrator.errors import NotFoundError
 from schemas import campaign_events as e
 
@@ -94,13 +95,14 @@ async def release_halts(conn: asyncpg.Connection, release_id: str, campaign_no: 
 
 _UPSERT = """
 INSERT INTO campaign AS t (campaign_no, campaign_id, name, release_id, state, version, author, digest, plan, dossier, gate_epoch,
-    phase, phase_state, soak_until, promoted_since_halt, enrolment, halt, created_at, updated_at, setbacks, breaker)
-VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9::jsonb,$10::jsonb,$11,$12,$13,$14,$15,$16::jsonb,$17::jsonb,$18,$18,$19,$20::jsonb)
+    phase, phase_state, soak_until, promoted_since_halt, enrolment, halt, created_at, updated_at, setbacks, breaker,
+    brake)
+VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9::jsonb,$10::jsonb,$11,$12,$13,$14,$15,$16::jsonb,$17::jsonb,$18,$18,$19,$20::jsonb,$21::jsonb)
 ON CONFLICT (campaign_no) DO UPDATE SET state = excluded.state, version = excluded.version, digest = excluded.digest,
-    dossier = excluded.dossier, gate_epoch = excluded.gate_epoch, phase = excluded.phase, phase_state = excluded.phase_state,
-    soak_until = excluded.soak_until, promoted_since_halt = excluded.promoted_since_halt,
+    plan = excluded.plan, dossier = excluded.dossier, gate_epoch = excluded.gate_epoch, phase = excluded.phase,
+    phase_state = excluded.phase_state, soak_until = excluded.soak_until, promoted_since_halt = excluded.promoted_since_halt,
     enrolment = coalesce(excluded.enrolment, t.enrolment), halt = excluded.halt, updated_at = excluded.updated_at,
-    setbacks = excluded.setbacks, breaker = excluded.breaker"""
+    setbacks = excluded.setbacks, breaker = excluded.breaker, brake = excluded.brake"""
 
 _CONTROL = """
 INSERT INTO control AS t (campaign_no, stratum, state, version, gate_epoch, hold, held_at) VALUES ($1, -1, $2, $3, $4, $5, $6)
@@ -137,6 +139,7 @@ async def project(conn: asyncpg.Connection, campaign: c.Campaign, item: Recorded
         item.recorded_at,
         campaign.setbacks,
         _json(campaign.breaker) if campaign.breaker.openings else None,
+        None if campaign.brake == OFF else _json(campaign.brake),
     )
     if isinstance(item.event, e.StratumHalted):
         number = sorted(campaign.dossier["strata"]).index(item.event.stratum)

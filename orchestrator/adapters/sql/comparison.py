@@ -74,7 +74,7 @@ COMPARED: Final = (
         "campaign",
         "campaign_no",
         "campaign_id name release_id state version author digest plan dossier gate_epoch phase phase_state soak_until"
-        " promoted_since_halt setbacks breaker enrolment halt created_at updated_at",
+        " promoted_since_halt setbacks breaker brake enrolment halt created_at updated_at",
     ),
     _of("control", "campaign", "campaign_no stratum", "state version gate_epoch hold held_at"),
     _of("stratum", "campaign", "campaign_no stratum", "key"),

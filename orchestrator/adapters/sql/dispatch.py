@@ -20,6 +20,7 @@ from orchestrator.adapters.sql import breaker, ledger, retrying, rows, schedules
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.locks import share_control
+from orchestrator.adapters.sql.pace import in_force
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.app.ports import DispatchedSlice
 from orchestrator.domain import pacing
@@ -92,18 +93,6 @@ async def in_flight(conn: asyncpg.Connection, campaign_no: int) -> int:
     return total
 
 
-async def _progress(conn: asyncpg.Connection, campaign_no: int, phase: int) -> dict[str, int]:
-    """Devices of the phase that were confirmed and offered so far: what a growing rate grows with."""
-    row = await conn.fetchrow(
-        "SELECT coalesce(sum(n) FILTER (WHERE state = 'confirmed'), 0)::bigint AS confirmed,"
-        " coalesce(sum(n), 0)::bigint AS offered FROM counter WHERE campaign_no = $1 AND phase = $2",
-        campaign_no,
-        phase,
-    )
-    assert row is not None
-    return dict(row)
-
-
 async def _left(conn: asyncpg.Connection, campaign_no: int, phase: int) -> tuple[int, int | None]:
     row = await conn.fetchrow(
         "SELECT count(*) AS n, min(not_before) AS next FROM (SELECT not_before FROM offer_queue"
@@ -142,10 +131,11 @@ async def _dispatch(
     now: int,
 ) -> DispatchedSlice:
     held = await conn.fetchrow("SELECT * FROM pacing WHERE campaign_no = $1 FOR UPDATE", campaign_no)
-    state, _, _ = await control_state(conn, campaign_no)
+    state, version, _ = await control_state(conn, campaign_no)
     if held is None or state != CampaignState.RUNNING or await withheld(conn):
         raise _StoppedError(state)
-    rules = (await cache.get(conn, [campaign_no]))[campaign_no]
+    # What is read from here on is of this version or a later one, and a slice of another version does not commit.
+    rules = (await cache.current(conn, [campaign_no]))[campaign_no]
     hold = await breaker.hold(conn, campaign_no)
     if hold is not None:
         limit = min(limit, await breaker.probes_left(conn, rules)) if hold.stage is Stage.PROBING else 0
@@ -158,27 +148,21 @@ async def _dispatch(
         return DispatchedSlice(
             granted=0, remaining=remaining, state=state, room=0, next_due_at=shut.until, hold=shut.detail
         )
-    spec = rules.dossier.plan.phases[phase]
-    promoted: Any = await conn.fetchval("SELECT promoted_since_halt FROM campaign WHERE campaign_no = $1", campaign_no)
-    cap = pacing.in_flight_cap(
-        rules.dossier.plan.max_in_flight.initial,
-        rules.dossier.plan.max_in_flight.maximum,
-        promoted,
-        spec.max_in_flight,
-    )
-    bucket, available, per_minute = None, None, 0
-    if spec.rate is not None:
-        per_minute = spec.rate.now(**await _progress(conn, campaign_no, phase))
+    pace = await in_force(conn, rules, phase)
+    bucket, available, per_minute = None, None, pace.per_minute
+    if per_minute is not None:
         bucket = (
             pacing.Bucket(held["credit"], held["bucket_at"])
             if held["phase"] == phase
             else pacing.full_bucket(per_minute, now)
         )
         available = pacing.tokens(bucket, per_minute, now)
-    room = pacing.grant(cap=cap, in_flight=await in_flight(conn, campaign_no), available=available, slice_size=limit)
-    granted = await _offer(ids, conn, rules, phase, room, now, hold) if room else 0
+    room = pacing.grant(
+        cap=pace.cap, in_flight=await in_flight(conn, campaign_no), available=available, slice_size=limit
+    )
+    granted = await _offer(ids, conn, rules, phase, room, now, version, hold) if room else 0
     if granted:
-        if bucket is not None:
+        if bucket is not None and per_minute is not None:
             bucket = pacing.spend(bucket, per_minute, now, granted)
         await conn.execute(
             "UPDATE pacing SET granted = granted + $2, slices = slices + 1, phase = $3, credit = $4, bucket_at = $5"
@@ -200,8 +184,10 @@ async def _offer(
     phase: int,
     room: int,
     now: int,
+    paced: int,
     held: breaker.Hold | None,
 ) -> int:
+    """Offer to as many as there is room for, if the campaign is still at version ``paced``: its pace may have changed otherwise."""
     halted = await halted_strata(conn, rules.campaign_no)
     recently = now - rules.offer_ttl
     claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room, halted, recently)
@@ -250,7 +236,7 @@ async def _offer(
     state, version, still = await control_state(conn, rules.campaign_no)
     if state != CampaignState.RUNNING or still != epoch or await halted_strata(conn, rules.campaign_no) != halted:
         raise _StoppedError(state)
-    if await withheld(conn) or await breaker.hold(conn, rules.campaign_no) != held:
+    if version != paced or await withheld(conn) or await breaker.hold(conn, rules.campaign_no) != held:
         raise _StoppedError(state)
     placed += retrying.unqueued(rules.campaign_no, over, attempts, epoch, now)
     await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])

@@ -14,7 +14,7 @@ from orchestrator.domain.assignment import State, standing
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.visibility import shown
 
-_VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.state, a.progress,
+_VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.phase, a.offered_at, a.state, a.progress,
     a.cancel_requested_at IS NOT NULL AS cancel,
     c.campaign_id, coalesce((SELECT h.state FROM control h WHERE h.campaign_no = a.campaign_no AND h.stratum = a.stratum),
         CASE WHEN k.state = 'running' AND (k.hold = 'open' OR (k.hold = 'probing' AND a.offered_at <= k.held_at)
@@ -50,6 +50,8 @@ def _view(row: asyncpg.Record) -> OfferView:
         device_no=row["device_no"],
         action_id=row["action_id"],
         attempt=row["attempt"],
+        phase=row["phase"],
+        offered_at=row["offered_at"],
         state=(progress if state is State.UNKNOWN else state).value,
         shown=shown(state, CampaignState(row["control"]), cancel_requested=row["cancel"], progress=progress),
         release_id=row["release_id"],

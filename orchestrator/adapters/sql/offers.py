@@ -33,7 +33,6 @@ from orchestrator.domain.assignment import State, due, observe, start
 from orchestrator.domain.breaker import Stage
 from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.visibility import Shown
-from orchestrator.domain.window import ALWAYS
 from schemas.ledger import Entry, Kind
 
 SHARD = 102
@@ -107,19 +106,24 @@ class SqlOffers:
         return views
 
     async def _hide(self, views: dict[int, OfferView]) -> None:
-        """Show nothing to devices that wait for their offer's window to open again."""
+        """Show nothing to devices that wait: for their offer's window to open again, or for their place in the spread of starts."""
         waiting = {
             no: view for no, view in views.items() if view.shown is Shown.DEPLOYMENT and view.state == State.OFFERED
         }
         if not waiting:
             return
         async with driver(self._engine) as conn:
-            rules = await self._rules.get(conn, {view.campaign_no for view in waiting.values()})
-            scheduled = {no: found for no, found in rules.items() if found.dossier.plan.schedule != ALWAYS}
-            now = await _now(conn) if scheduled else 0
-            for campaign_no, found in scheduled.items():
-                own = [no for no, view in waiting.items() if view.campaign_no == campaign_no]
-                hidden = own if schedules.shut(found, now) else await schedules.outside(conn, found, own, now)
+            rules = await self._rules.current(conn, {view.campaign_no for view in waiting.values()})
+            holding = {no: found for no, found in rules.items() if found.holds_starts}
+            now = await _now(conn) if holding else 0
+            for campaign_no, found in holding.items():
+                own = {no: view for no, view in waiting.items() if view.campaign_no == campaign_no}
+                hidden = (
+                    own.keys()
+                    if schedules.shut(found, now)
+                    else schedules.early(found, own.values(), now)
+                    | (await schedules.outside(conn, found, own.keys(), now)).keys()
+                )
                 for no in hidden:
                     views[no] = replace(views[no], shown=Shown.NOTHING)
 
@@ -182,7 +186,7 @@ class SqlOffers:
         return await read_views(self._engine, [device_no for device_no, _ in starts])
 
     async def _start(self, conn: asyncpg.Connection, campaign_no: int, starts: AbstractSet[_Start]) -> None:
-        rules = (await self._rules.get(conn, [campaign_no]))[campaign_no]
+        rules = (await self._rules.current(conn, [campaign_no]))[campaign_no]
         locked = await rows.lock(conn, [(device, campaign_no) for device, _ in starts])
         halted = await halted_strata(conn, campaign_no)
         held = await breaker.hold(conn, campaign_no)
@@ -200,7 +204,8 @@ class SqlOffers:
         if not fresh:
             return
         now = await _now(conn)
-        later = await schedules.outside(conn, rules, [row.device_no for row in fresh], now)
+        later = schedules.early(rules, fresh, now)
+        later |= (await schedules.outside(conn, rules, [row.device_no for row in fresh], now)).keys()
         fresh = [row for row in fresh if row.device_no not in later]
         if not fresh or schedules.shut(rules, now):
             return

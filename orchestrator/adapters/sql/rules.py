@@ -1,8 +1,13 @@
-"""What a transaction must know of a campaign's frozen dossier. Dossiers never change once submitted, so they are cached."""
+"""What a transaction must know of a campaign's frozen dossier, cached.
+
+A revision puts another dossier into force and changes the pace in it, nothing else (:mod:`orchestrator.domain.revision`). So whoever
+asks for strata, halt tables, deadlines or the schedule may go on with a dossier of before (``get``); whoever paces asks for the one
+that is in force (``current``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -10,6 +15,7 @@ import asyncpg
 from orchestrator.domain import breaker
 from orchestrator.domain.assignment import bucket_ms
 from orchestrator.domain.dossier import Dossier
+from orchestrator.domain.window import ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,12 @@ class CampaignRules:
         return self.dossier.plan.offer_ttl
 
     @property
+    def holds_starts(self) -> bool:
+        """Whether an offer may have to wait before it is shown and started."""
+        plan = self.dossier.plan
+        return plan.schedule != ALWAYS or any(phase.jitter is not None for phase in plan.phases)
+
+    @property
     def confirm_deadline(self) -> int:
         return self.dossier.plan.confirm_deadline
 
@@ -45,16 +57,32 @@ class RulesCache:
     async def get(self, conn: asyncpg.Connection, campaign_nos: Iterable[int]) -> dict[int, CampaignRules]:
         """Rules of these campaigns. A campaign that was never submitted has none and cannot have assignments."""
         wanted = set(campaign_nos)
-        missing = [no for no in wanted if no not in self._known]
-        if missing:
-            rows = await conn.fetch(
-                "SELECT campaign_no, campaign_id, release_id, digest, dossier FROM campaign"
-                " WHERE campaign_no = ANY($1::int[]) AND digest IS NOT NULL",
-                missing,
-            )
-            for row in rows:
-                self._known[row["campaign_no"]] = (row["digest"], parse(row))
+        await self._read(conn, [no for no in wanted if no not in self._known])
         return {no: self._known[no][1] for no in wanted if no in self._known}
+
+    async def current(self, conn: asyncpg.Connection, campaign_nos: Iterable[int]) -> dict[int, CampaignRules]:
+        """Rules by the dossier that is in force in the transaction's next statement: the pace is of the last revision."""
+        wanted = set(campaign_nos)
+        rows = await conn.fetch(
+            "SELECT campaign_no, digest FROM campaign WHERE campaign_no = ANY($1::int[]) AND digest IS NOT NULL", wanted
+        )
+        await self._read(conn, [row["campaign_no"] for row in rows if not self._knows(*row)])
+        return {no: self._known[no][1] for no in wanted if no in self._known}
+
+    def _knows(self, campaign_no: int, digest: str) -> bool:
+        known = self._known.get(campaign_no)
+        return known is not None and known[0] == digest
+
+    async def _read(self, conn: asyncpg.Connection, campaign_nos: Sequence[int]) -> None:
+        if not campaign_nos:
+            return
+        rows = await conn.fetch(
+            "SELECT campaign_no, campaign_id, release_id, digest, dossier FROM campaign"
+            " WHERE campaign_no = ANY($1::int[]) AND digest IS NOT NULL",
+            campaign_nos,
+        )
+        for row in rows:
+            self._known[row["campaign_no"]] = (row["digest"], parse(row))
 
 
 def parse(row: asyncpg.Record) -> CampaignRules:

@@ -1,17 +1,32 @@
-"""A campaign's schedule, asked with the time zones of its devices."""
+"""When devices may start: a campaign's schedule, asked with the time zones of its devices, and the spread of its starts."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Protocol
 
 import asyncpg
 
 from orchestrator.adapters import zones
 from orchestrator.adapters.sql.rules import CampaignRules
+from orchestrator.domain.pacing import may_start
 from orchestrator.domain.window import Shut
 
 NEVER = 2**62
 """In place of a moment that never comes, ms."""
+
+
+class Offered(Protocol):
+    """An offer, as its row or its view has it."""
+
+    @property
+    def device_no(self) -> int: ...
+    @property
+    def phase(self) -> int: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def offered_at(self) -> int: ...
 
 
 def shut(rules: CampaignRules, now: int) -> Shut | None:
@@ -40,3 +55,15 @@ async def outside(
         if found is not None:
             later[row["device_no"]] = NEVER if found.until is None else found.until
     return later
+
+
+def early(rules: CampaignRules, offers: Iterable[Offered], now: int) -> set[int]:
+    """Devices whose wait from their offer, by the jitter of its phase, is not over."""
+    plan = rules.dossier.plan
+    return {
+        offer.device_no
+        for offer in offers
+        if not may_start(
+            plan.salt, offer.device_no, offer.attempt, offer.offered_at, plan.phases[offer.phase].jitter, now
+        )
+    }

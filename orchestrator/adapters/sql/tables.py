@@ -327,6 +327,7 @@ class Campaign(_Table, table=True):
     halt: dict[str, Any] | None = _json(nullable=True)
     created_at: int = _big()
     updated_at: int = _big()
+    brake: dict[str, Any] | None = _json(nullable=True)
 
 
 class Control(_Table, table=True):

@@ -19,6 +19,7 @@ from orchestrator.app.breaker import Breakers
 from orchestrator.config import Settings
 from orchestrator.domain import campaign as c
 from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, holds_slot, loss, observe
+from orchestrator.domain.brake import OFF, Brake
 from orchestrator.domain.components import Outcome
 from schemas import device_events as d
 from schemas import registry_events as r
@@ -180,10 +181,13 @@ class Story:
         await self.world.project()
 
     async def decide(self) -> None:
-        """Pause or halt a running campaign; let another one go on."""
+        """Pause, halt, brake or revise a running campaign; let another one go on."""
         chosen = self.dice.choice(self.campaigns).campaign_id
-        state = (await self.world.store.load(chosen)).state
-        if state is c.CampaignState.PAUSED:
+        campaign = await self.world.store.load(chosen)
+        state = campaign.state
+        if state in c.LIVE and self.dice.random() < 0.4:
+            await self.pace(campaign)
+        elif state is c.CampaignState.PAUSED:
             await self.world.command(
                 chosen, lambda _, s: c.Resume(actor="ann", reason="after lunch", ledger_position=s.ledger_position)
             )
@@ -193,6 +197,22 @@ class Story:
             )
         elif state is c.CampaignState.RUNNING and self.dice.random() < 0.1:
             await self.halt(chosen)
+
+    async def pace(self, campaign: c.Campaign) -> None:
+        """Brake a campaign or let go of its brake; propose another pace or approve the one that is proposed."""
+        limits = Brake(max_in_flight=self.dice.randrange(5, 160))
+        command: c.Command
+        if campaign.revision is not None:
+            command = c.Approve(actor="bob", digest=campaign.revision.digest)
+        elif campaign.state is not c.CampaignState.HALTED and self.dice.random() < 0.5:
+            cap = {"initial": self.dice.randrange(20, 80), "maximum": 160, "add": 1, "per_confirmed": 2}
+            phases = {"all": {"jitter": self.dice.randrange(1, 50)}}
+            command = self.world.revision(campaign, {"max_in_flight": cap, "phases": phases}, "cid")
+        elif campaign.brake == OFF:
+            command = c.ApplyBrake(actor="ann", reason="busy", limits=limits, ledger_position=0)
+        else:
+            command = c.ReleaseBrake(actor="ann", reason="free", left=OFF, ledger_position=0)
+        await self.world.command(campaign.campaign_id, lambda *_: command)
 
     async def halt(self, campaign_id: str) -> None:
         def build(campaign: c.Campaign, standing) -> c.Command:

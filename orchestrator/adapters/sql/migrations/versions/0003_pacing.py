@@ -1,0 +1,17 @@
+"""The brake of a running campaign.
+
+Revision ID: 0003
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE campaign ADD COLUMN brake JSONB")
