@@ -180,6 +180,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.app.devices import Devices
     from orchestrator.app.fleet import FleetCommands
     from orchestrator.app.keys import ApiKeys
+    from orchestrator.app.pace import PaceCommands
     from orchestrator.app.releases import Releases
     from orchestrator.app.verdicts import ExternalVerdicts
     from orchestrator.app.webhooks import Webhooks
@@ -198,6 +199,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
         ),
         verdicts=verdicts,
         webhooks=Webhooks(SqlWebhooks(engine), verdicts, now=now_ms, new_id=new_id, traceparent=current_traceparent),
+        pace=PaceCommands(SqlCampaignStore(engine), traceparent=current_traceparent),
         releases=Releases(
             registry,
             artifact_store(settings),

@@ -30,7 +30,8 @@ class CampaignQuery(PageQuery):
     )
 
 
-async def _shown(services: OperatorServices, campaign_id: str, response: Response) -> m.Campaign:
+async def shown(services: OperatorServices, campaign_id: str, response: Response) -> m.Campaign:
+    """The campaign as it is now, with its version as the ETag."""
     status = await services.queries.campaign(campaign_id)
     response.headers["ETag"] = etag(status.version)
     return m.Campaign.model_validate(status)
@@ -44,7 +45,7 @@ async def create_campaign(
     done = await services.campaigns.create(body.name, body.plan, actor=caller.name, command_id=command_id)
     campaign_id = done.campaign.campaign_id
     response.headers["Location"] = f"/v1/campaigns/{campaign_id}"
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.get("")
@@ -62,7 +63,7 @@ async def list_campaigns(
 @router.get("/{campaign_id}")
 async def get_campaign(campaign_id: str, _: Reader, services: Services, response: Response) -> m.Campaign:
     """State, phases with counts, gate, and the halt with every number it was decided on; of one snapshot."""
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.get("/{campaign_id}/events")
@@ -102,7 +103,7 @@ async def submit_campaign(
         await services.campaigns.submit(
             campaign_id, actor=caller.name, command_id=command_id, expected_version=expected
         )
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.post("/{campaign_id}/approve")
@@ -115,12 +116,12 @@ async def approve_campaign(
     expected: ExpectedVersion,
     response: Response,
 ) -> m.Campaign:
-    """Approve the plan of a submitted campaign, or the resume of a halted one."""
+    """Approve the plan of a submitted campaign, the revision of a running one, or the resume of a halted one."""
     with stale_as_precondition(expected):
         await services.campaigns.approve(
             campaign_id, body.digest, actor=caller.name, command_id=command_id, expected_version=expected
         )
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.post("/{campaign_id}/phases/{phase}/approve")
@@ -139,7 +140,7 @@ async def approve_phase(
         await services.campaigns.approve_phase(
             campaign_id, phase, body.digest, actor=caller.name, command_id=command_id, expected_version=expected
         )
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.post("/{campaign_id}/phases/{phase}/gates/{gate}")
@@ -181,7 +182,7 @@ async def launch_campaign(
         await services.campaigns.launch(
             campaign_id, actor=caller.name, command_id=command_id, expected_version=expected
         )
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.post("/{campaign_id}/pause")
@@ -199,7 +200,7 @@ async def pause_campaign(
         await services.campaigns.pause(
             campaign_id, body.reason, actor=caller.name, command_id=command_id, expected_version=expected
         )
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.post("/{campaign_id}/resume")
@@ -217,7 +218,7 @@ async def resume_campaign(
         await services.campaigns.resume(
             campaign_id, body.reason, actor=caller.name, command_id=command_id, expected_version=expected
         )
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.post("/{campaign_id}/halt")
@@ -231,7 +232,7 @@ async def halt_campaign(
 ) -> m.Campaign:
     """Stop now. Never refused for being stale; `halt.position` says beyond where nothing is offered or started."""
     await services.campaigns.halt(campaign_id, body.reason, actor=caller.name, command_id=command_id)
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 @router.post("/{campaign_id}/abort")
@@ -249,7 +250,7 @@ async def abort_campaign(
         await services.campaigns.abort(
             campaign_id, body.reason, actor=caller.name, command_id=command_id, expected_version=expected
         )
-    return await _shown(services, campaign_id, response)
+    return await shown(services, campaign_id, response)
 
 
 def _event(item: Recorded) -> m.CampaignEvent:

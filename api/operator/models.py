@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
+from orchestrator.domain.plan_fields import MAX_COUNT
+
 T = TypeVar("T")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -278,6 +280,33 @@ class GivenVerdict(_Output):
     state: str = Field(description="Of the campaign, after it.")
 
 
+Limit = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+
+
+class BrakeInput(_Input):
+    """At least one limit; what is not named stays as it is."""
+
+    per_minute: Limit | None = Field(None, description="Offers a minute, at most.")
+    max_in_flight: Limit | None = Field(None, description="Offers outstanding or started and not yet ended, at most.")
+    reason: Text
+
+
+class BrakeReleaseInput(_Input):
+    """What is left of the brake; without a limit it is off."""
+
+    per_minute: Limit | None = None
+    max_in_flight: Limit | None = None
+    reason: Text
+
+
+class RevisionInput(_Input):
+    changes: dict[str, Any] = Field(
+        description="`max_in_flight` of the plan, and `phases`: by a phase's name its new `rate`, `max_in_flight`, `jitter`;"
+        " null takes a value out."
+    )
+    reason: Text
+
+
 class CampaignSummary(_Output):
     campaign_id: str
     name: str
@@ -404,6 +433,30 @@ class BreakerStatus(_Output):
     minimum: int
 
 
+class BrakeStatus(_Output):
+    per_minute: int | None
+    max_in_flight: int | None
+    by: str
+    reason: str
+    at: Time
+    position: int = Field(description="Head of the ledger then: offers beyond it obey these limits.")
+
+
+class PaceChange(_Output):
+    pointer: str
+    before: Any
+    after: Any
+
+
+class RevisionStatus(_Output):
+    digest: str = Field(description="What its approvers approve.")
+    by: str
+    reason: str
+    at: Time
+    approvals: list[str]
+    changes: list[PaceChange]
+
+
 class Enrolment(_Output):
     members: int
     holdback: int
@@ -435,6 +488,8 @@ class Campaign(CampaignSummary):
     components: dict[str, dict[str, int]] = Field(
         description="Component to devices by its outcome, of a release with several."
     )
+    brake: BrakeStatus | None = Field(description="Limits beside the plan's; the stricter ones hold.")
+    revision: RevisionStatus | None = Field(description="Waits for approval; the campaign runs on as it was approved.")
 
 
 class CampaignEvent(_Output):
@@ -453,7 +508,9 @@ class PhasePreview(_Output):
     size: int
     reached: int
     strata: dict[str, int]
-    in_flight: int
+    in_flight_start: int = Field(description="In-flight cap when the phase opens.")
+    in_flight: int = Field(description="The largest that it can grow to.")
+    jitter: int | None
     failures_at_most: int = Field(description="Failures since the launch before offers stop, at most.")
     soak_devices: int | None = Field(description="Matured devices that the soak waits for: all of the phase at most.")
     soak_devices_asked: int | None = Field(description="As the plan says.")
@@ -497,6 +554,12 @@ class PlanProblem(_Output):
     detail: str
 
 
+class RevisionPreview(_Output):
+    digest: str
+    changes: list[PaceChange]
+    phases: list[PhasePreview]
+
+
 class Preview(_Output):
     digest: str | None
     frozen: bool
@@ -508,6 +571,7 @@ class Preview(_Output):
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
     problems: list[PlanProblem]
+    revision: RevisionPreview | None = Field(description="What the revision that waits for approval would mean.")
 
 
 # --------------------------------------------------------------------------- webhooks

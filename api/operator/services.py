@@ -15,6 +15,7 @@ from orchestrator.app.devices import Devices
 from orchestrator.app.fleet import FleetCommands
 from orchestrator.app.idempotency import Answers
 from orchestrator.app.keys import ApiKeys
+from orchestrator.app.pace import PaceCommands
 from orchestrator.app.queries import Queries
 from orchestrator.app.releases import Releases
 from orchestrator.app.verdicts import ExternalVerdicts
@@ -29,6 +30,7 @@ class OperatorServices:
 
     settings: Settings
     campaigns: Campaigns
+    pace: PaceCommands
     verdicts: ExternalVerdicts
     webhooks: Webhooks
     releases: Releases

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from orchestrator.app.ports import CampaignStore, Executed, Meta, Standing
 from orchestrator.app.registry import NewId, Release, ReleaseNotFoundError, Traceparent, untraced
@@ -25,6 +26,7 @@ from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.plan import Plan, parse_plan
 from orchestrator.domain.plan_fields import PlanError, Problem
 from orchestrator.domain.retry import Outcome
+from orchestrator.domain.revision import PaceChange, pace_changes
 from orchestrator.domain.selection import models
 from orchestrator.errors import InvalidInputError
 from schemas.campaign_events import CampaignCreated, CampaignHalted
@@ -85,7 +87,12 @@ class PhasePreview(Struct, frozen=True, kw_only=True):
     size: int
     reached: int
     strata: dict[str, int]
+    in_flight_start: int
+    """In-flight cap when the phase opens."""
     in_flight: int
+    """The largest that it can grow to."""
+    jitter: int | None
+    """A device may start within this long from its offer at a time of its own, ms; None for at once."""
     failures_at_most: int
     soak_devices: int | None
     """Matured devices that the soak waits for: as asked, or all that the phase has, if fewer."""
@@ -136,6 +143,14 @@ class BreakerPreview(Struct, frozen=True, kw_only=True):
     stale: int
 
 
+class RevisionPreview(Struct, frozen=True, kw_only=True):
+    """What the revision that waits for approval would change, and what the phases would then mean."""
+
+    digest: str
+    changes: list[PaceChange]
+    phases: list[PhasePreview]
+
+
 class Preview(Struct, frozen=True, kw_only=True):
     """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
 
@@ -152,6 +167,7 @@ class Preview(Struct, frozen=True, kw_only=True):
     """None for a plan without one."""
     problems: list[Problem]
     """Why it cannot be submitted; then there are no phases and rules."""
+    revision: RevisionPreview | None = None
 
 
 _SHOWN: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -166,7 +182,9 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
             size=share.size,
             reached=share.reached,
             strata=share.strata,
+            in_flight_start=bound.in_flight_start,
             in_flight=bound.in_flight,
+            jitter=phase.jitter,
             failures_at_most=bound.failures,
             soak_devices=None if phase.soak_devices is None else min(phase.soak_devices, share.size),
             soak_devices_asked=phase.soak_devices,
@@ -197,6 +215,17 @@ def retries(plan: Plan) -> list[RetryPreview]:
 def _breaker(plan: Plan) -> BreakerPreview | None:
     spec = plan.breaker
     return spec and BreakerPreview(**spec.model_dump(), reopens_at=failures_that_reopen(spec))
+
+
+def _revision(campaign: c.Campaign) -> RevisionPreview | None:
+    waiting = campaign.revision
+    if waiting is None:
+        return None
+    return RevisionPreview(
+        digest=waiting.digest,
+        changes=pace_changes(campaign.plan, waiting.dossier["plan"]),
+        phases=summarize(Dossier.model_validate(waiting.dossier), digest=waiting.digest, frozen=True).phases,
+    )
 
 
 def _rule(table: HaltTable) -> RulePreview:
@@ -306,10 +335,15 @@ class Campaigns:
     async def approve(
         self, campaign_id: str, digest: str, *, actor: str, command_id: str, expected_version: int | None = None
     ) -> Executed:
-        """Approve the plan of a submitted campaign, or the resume of a halted one; ``digest`` says what was reviewed."""
+        """Approve a submitted plan, a revision that waits, or the resume of a halted campaign; ``digest`` says what was reviewed."""
 
         def build(_: c.Campaign, standing: Standing) -> c.Command:
-            return c.Approve(actor=actor, digest=digest, release_halts=standing.release_halts)
+            return c.Approve(
+                actor=actor,
+                digest=digest,
+                release_halts=standing.release_halts,
+                ledger_position=standing.ledger_position,
+            )
 
         return await self._store.execute(
             campaign_id, build, command_id=command_id, meta=self._meta(actor), expected_version=expected_version
@@ -410,7 +444,7 @@ class Campaigns:
         campaign = await self._store.load(campaign_id)
         if campaign.digest is not None:
             dossier = Dossier.model_validate(campaign.dossier)
-            return summarize(dossier, digest=campaign.digest, frozen=True)
+            return replace(summarize(dossier, digest=campaign.digest, frozen=True), revision=_revision(campaign))
         plan = parse_plan(campaign.plan)
         counted, resolved = await self._resolve(plan)
         strata = counted.strata

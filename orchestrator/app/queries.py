@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from orchestrator.app.ports import Recorded
 from orchestrator.app.registry import Artifact, HardwareModel, Release
+from orchestrator.domain.revision import PaceChange
 
 T = TypeVar("T")
 
@@ -163,6 +164,29 @@ class BreakerStatus(Struct, frozen=True, kw_only=True):
     minimum: int
 
 
+class BrakeStatus(Struct, frozen=True, kw_only=True):
+    """Limits beside the plan's that are in force: the last event about them."""
+
+    per_minute: int | None
+    max_in_flight: int | None
+    by: str
+    reason: str
+    at: int
+    position: int
+    """Head of the ledger then: offers beyond it obeyed these limits."""
+
+
+class RevisionStatus(Struct, frozen=True, kw_only=True):
+    """Another pace that waits for approval."""
+
+    digest: str
+    by: str
+    reason: str
+    at: int
+    approvals: list[str]
+    changes: list[PaceChange]
+
+
 class Enrolment(Struct, frozen=True, kw_only=True):
     members: int
     holdback: int
@@ -203,6 +227,8 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     """Strata that were halted alone; the campaign goes on without them."""
     components: dict[str, dict[str, int]]
     """Component to devices by its outcome, for releases with several; of a device that has not spoken of it there is none."""
+    brake: BrakeStatus | None
+    revision: RevisionStatus | None
 
 
 class DeviceSummary(Struct, frozen=True, kw_only=True):

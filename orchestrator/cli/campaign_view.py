@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import log
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -12,7 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import STYLES, facts, table
-from orchestrator.client.models import CampaignDetail, Halt, Phase, PhasePreview, Preview, RulePreview, StratumHalt
+from orchestrator.client.models import (
+    Brake,
+    CampaignDetail,
+    Halt,
+    PaceChange,
+    Phase,
+    PhasePreview,
+    Preview,
+    Revision,
+    RulePreview,
+    StratumHalt,
+)
 from orchestrator.domain.durations import format_duration
 
 IN_FLIGHT: Final = ("offered", "accepted", "downloading", "installed", "trial")
@@ -32,6 +43,8 @@ _NEXT: Final = {
 
 def next_step(campaign: CampaignDetail) -> str | None:
     """The command that usually follows, if there is one."""
+    if revision := campaign["revision"]:
+        return f"ota campaign approve {campaign['campaign_id']} --digest {revision['digest']}   (by somebody else: a revision waits)"
     text = _NEXT.get(campaign["state"])
     return text and text.format(id=campaign["campaign_id"])
 
@@ -56,6 +69,7 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
             ("author", campaign["author"]),
             ("approvals", approvals),
             ("digest", campaign["digest"]),
+            ("brake", _brake(campaign["brake"])),
             ("created", campaign["created_at"]),
             ("changed", campaign["updated_at"]),
             (
@@ -68,6 +82,9 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
             ("breaker", breaker(campaign)),
         ]
     )
+    if revision := campaign["revision"]:
+        yield ""
+        yield waiting_revision(revision)
     if halt := campaign["halt"]:
         yield ""
         yield halt_panel(campaign, halt)
@@ -110,6 +127,40 @@ def breaker(campaign: CampaignDetail) -> str | None:
         return f"probing since {found['changed_at']}: {what}; a few offers go out"
     waits = f", no probe before {found['until']}" if found["cause"] == "failures" else ""
     return f"open since {found['changed_at']}: {what}; offers are held, the release is not blamed{waits}"
+
+
+def waiting_revision(revision: Revision) -> RenderableType:
+    """Another pace that waits for its approvals."""
+    about = facts(
+        [
+            ("digest", revision["digest"]),
+            ("by", revision["by"]),
+            ("at", revision["at"]),
+            ("reason", revision["reason"]),
+            ("approved by", ", ".join(revision["approvals"]) or None),
+        ]
+    )
+    parts = [about, "", _changes(revision["changes"])]
+    return Panel(Group(*parts), title="Waits for approval: a revision", title_align="left", expand=False)
+
+
+def _changes(changes: list[PaceChange]) -> Table:
+    return table(("changes", "from", "to"), ((c["pointer"], _value(c["before"]), _value(c["after"])) for c in changes))
+
+
+def _value(value: Any) -> str | None:
+    """A value of a plan on one line, without the members that say nothing."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_value(part)}" for name, part in value.items() if part is not None)
+    return None if value is None else str(value)
+
+
+def _brake(brake: Brake | None) -> str | None:
+    if brake is None:
+        return None
+    limits = [] if brake["per_minute"] is None else [f"{brake['per_minute']} a minute"]
+    limits += [] if brake["max_in_flight"] is None else [f"{brake['max_in_flight']} in flight"]
+    return f"{', '.join(limits)} at most, by {brake['by']}: {brake['reason']}"
 
 
 def halt_panel(campaign: CampaignDetail, halt: Halt) -> RenderableType:
@@ -245,11 +296,12 @@ def preview(found: Preview) -> RenderableType:
         problems = ((each["pointer"], each["detail"], each["code"]) for each in found["problems"])
         parts += [table(("at", "keeps it from being submitted", "code"), problems), ""]
     if found["phases"]:
-        rows = ((p["name"], p["size"], p["reached"], p["in_flight"], p["failures_at_most"]) for p in found["phases"])
-        columns = ("phase", "devices", "reached", "in flight", "failures at most")
-        parts += [table(columns, rows, right=columns[1:]), ""]
+        parts += [_previewed(found["phases"]), ""]
         if waits := [line for phase in found["phases"] for line in _waits(phase)]:
             parts += [*waits, ""]
+    if revision := found["revision"]:
+        parts += [f"Waits for approval: {revision['digest']}", _changes(revision["changes"])]
+        parts += [_previewed(revision["phases"]), ""]
     if found["rules"]:
         parts.append(
             table(
@@ -300,6 +352,17 @@ def _breaker_preview(found: Preview) -> str:
         f" After {format_duration(spec['cool_down'])} it probes with {spec['probes']} offers;"
         f" {spec['reopens_at']} failures among them open it again."
     )
+
+
+def _previewed(phases: list[PhasePreview]) -> Table:
+    def row(phase: PhasePreview) -> tuple[object, ...]:
+        first, most = phase["in_flight_start"], phase["in_flight"]
+        in_flight = str(most) if first == most else f"{first} to {most}"
+        spread = None if phase["jitter"] is None else format_duration(phase["jitter"])
+        return phase["name"], phase["size"], phase["reached"], in_flight, spread, phase["failures_at_most"]
+
+    columns = ("phase", "devices", "reached", "in flight", "starts within", "failures at most")
+    return table(columns, (row(phase) for phase in phases), right=columns[1:])
 
 
 def _false_alarms(rule: RulePreview) -> str:

@@ -34,7 +34,7 @@ def create(
     ] = None,
 ) -> None:
     """Create a draft and print its id."""
-    read = _read_plan(plan)
+    read = read_mapping(plan)
     if release is not None:
         read["release"] = release
     campaign = cli.client.create_campaign(name, read)
@@ -64,7 +64,7 @@ def approve(
     digest: Annotated[
         str | None,
         typer.Option(
-            "--digest", help="What you reviewed, sha256:…; without it, what is submitted now.", show_default=False
+            "--digest", help="What you reviewed, sha256:…; without it, what waits for approval now.", show_default=False
         ),
     ] = None,
     phase: Annotated[
@@ -74,9 +74,10 @@ def approve(
         ),
     ] = None,
 ) -> None:
-    """Approve a submitted campaign, the resume of a halted one, or a phase. The author may not."""
+    """Approve a submitted campaign, the revision of a running one, the resume of a halted one, or a phase. The author may not."""
     now = cli.client.campaign(campaign_id)
-    if (reviewed := digest or now["digest"]) is None:
+    waiting = now["revision"] if phase is None else None
+    if (reviewed := digest or (waiting["digest"] if waiting else now["digest"])) is None:
         from orchestrator.errors import ConflictError
 
         raise ConflictError(
@@ -87,7 +88,7 @@ def approve(
         after = cli.client.act(campaign_id, "approve", {"digest": reviewed})
     else:
         after = cli.client.approve_phase(campaign_id, phase, reviewed)
-    _show_state(cli, after)
+    show_state(cli, after)
 
 
 @command(group, "gate")
@@ -207,7 +208,8 @@ def watch(
     ).run()
 
 
-def _read_plan(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What a file of YAML or JSON says, a plan or what changes in one. Raises InvalidInputError."""
     import yaml
 
     from orchestrator.errors import InvalidInputError
@@ -217,15 +219,16 @@ def _read_plan(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path} is neither YAML nor JSON: {error}", remedy="Correct the file.") from error
     if not isinstance(read, dict):
-        raise InvalidInputError(f"{path} does not hold a plan but {type(read).__name__}.", remedy="Correct the file.")
+        raise InvalidInputError(f"{path} does not hold fields but {type(read).__name__}.", remedy="Correct the file.")
     return read
 
 
 def _act(cli: Cli, campaign_id: str, action: str, body: dict[str, Any] | None = None) -> None:
-    _show_state(cli, cli.client.act(campaign_id, action, body))
+    show_state(cli, cli.client.act(campaign_id, action, body))
 
 
-def _show_state(cli: Cli, campaign: CampaignDetail) -> None:
+def show_state(cli: Cli, campaign: CampaignDetail) -> None:
+    """Print where the campaign stands, and what usually follows."""
     cli.output.data(campaign, f"{campaign['campaign_id']} {campaign['state']}")
     _say_next(cli, campaign)
 

@@ -20,6 +20,7 @@ from orchestrator.cli import (
     cmd_fleet,
     cmd_hardware,
     cmd_key,
+    cmd_pace,
     cmd_projection,
     cmd_projection_log,
     cmd_release,
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 for module in (
     cmd_campaign,
+    cmd_pace,
     cmd_release,
     cmd_device,
     cmd_hardware,

@@ -179,7 +179,7 @@ class OtaClient:
         version: int | None = None,
         idempotency_key: str | None = None,
     ) -> m.CampaignDetail:
-        """Submit, approve, launch, pause, resume, halt or abort.
+        """Submit, approve, launch, pause, resume, halt, abort, brake or revise.
 
         Args:
             campaign_id: the campaign.
@@ -212,6 +212,22 @@ class OtaClient:
         body = {"verdict": verdict, "reason": reason, "evidence_url": evidence_url, "gate_epoch": gate_epoch}
         path = f"/v1/campaigns/{_part(campaign_id)}/phases/{phase}/gates/{_part(gate)}"
         return self._post(path, body, idempotency_key=idempotency_key)
+
+    def brake(
+        self, campaign_id: str, reason: str, *, per_minute: int | None = None, max_in_flight: int | None = None
+    ) -> m.CampaignDetail:
+        """Lower the pace at once; a limit that is None stays as it is."""
+        return self.act(campaign_id, "brake", _limits(reason, per_minute, max_in_flight))
+
+    def release_brake(
+        self, campaign_id: str, reason: str, *, per_minute: int | None = None, max_in_flight: int | None = None
+    ) -> m.CampaignDetail:
+        """Loosen the brake to these limits; a limit that is None is off."""
+        return self.act(campaign_id, "brake/release", _limits(reason, per_minute, max_in_flight))
+
+    def revise(self, campaign_id: str, changes: Mapping[str, Any], reason: str) -> m.CampaignDetail:
+        """Propose another pace; it waits for an approval of ``revision.digest``."""
+        return self.act(campaign_id, "revise", {"changes": changes, "reason": reason})
 
     # ---- webhooks
 
@@ -274,3 +290,8 @@ class OtaClient:
 def _part(text: str) -> str:
     """One segment of a path."""
     return quote(text, safe="")
+
+
+def _limits(reason: str, per_minute: int | None, max_in_flight: int | None) -> dict[str, Any]:
+    limits = {"per_minute": per_minute, "max_in_flight": max_in_flight}
+    return {"reason": reason} | {name: limit for name, limit in limits.items() if limit is not None}

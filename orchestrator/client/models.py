@@ -272,6 +272,30 @@ class BreakerStatus(TypedDict):
     minimum: int
 
 
+class Brake(TypedDict):
+    per_minute: int | None
+    max_in_flight: int | None
+    by: str
+    reason: str
+    at: str
+    position: int
+
+
+class PaceChange(TypedDict):
+    pointer: str
+    before: Any
+    after: Any
+
+
+class Revision(TypedDict):
+    digest: str
+    by: str
+    reason: str
+    at: str
+    approvals: list[str]
+    changes: list[PaceChange]
+
+
 class Enrolment(TypedDict):
     members: int
     holdback: int
@@ -304,6 +328,9 @@ class CampaignDetail(Campaign):
     """Halted alone; the campaign goes on without them."""
     components: dict[str, dict[str, int]]
     """Component to devices by its outcome, of a release with several."""
+    brake: Brake | None
+    revision: Revision | None
+    """Waits for approval."""
 
 
 class CampaignEvent(TypedDict):
@@ -322,7 +349,10 @@ class PhasePreview(TypedDict):
     size: int
     reached: int
     strata: dict[str, int]
+    in_flight_start: int
     in_flight: int
+    """The largest in-flight cap that the phase can reach."""
+    jitter: int | None
     failures_at_most: int
     soak_devices: int | None
     """Matured devices that the soak waits for: all of the phase at most."""
@@ -369,6 +399,12 @@ class PlanProblem(TypedDict):
     detail: str
 
 
+class RevisionPreview(TypedDict):
+    digest: str
+    changes: list[PaceChange]
+    phases: list[PhasePreview]
+
+
 class Preview(TypedDict):
     digest: str | None
     frozen: bool
@@ -380,6 +416,7 @@ class Preview(TypedDict):
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
     problems: list[PlanProblem]
+    revision: RevisionPreview | None
 
 
 class Webhook(TypedDict):

@@ -41,6 +41,7 @@ from orchestrator.domain.plan_fields import (
     between,
     exact,
     filled,
+    pointer_part,
 )
 from orchestrator.domain.query import Query, QueryError, parse
 from orchestrator.domain.rate import Pace
@@ -235,7 +236,6 @@ def parse_plan(data: object) -> Plan:
 
 
 _SEVERAL: Final = "plan.problems"
-_POINTER_ESCAPES: Final = str.maketrans({"~": "~0", "/": "~1"})
 _OWN_CODE: Final = re.compile(r"plan\.")
 
 
@@ -282,7 +282,7 @@ def _duplicates(pointer: str, what: str, names: Sequence[str]) -> Iterator[Probl
 def _problems_of(error: ValidationError) -> Iterator[Problem]:
     for item in error.errors(include_url=False, include_input=False):
         kind, context = item["type"], item.get("ctx", {})
-        pointer = "".join(f"/{str(part).translate(_POINTER_ESCAPES)}" for part in item["loc"] if part not in TAGS)
+        pointer = "".join(f"/{pointer_part(part)}" for part in item["loc"] if part not in TAGS)
         if kind == _SEVERAL:
             yield from cast("tuple[Problem, ...]", context["problems"])
         elif _OWN_CODE.match(kind):

@@ -116,6 +116,11 @@ class PlanModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def pointer_part(name: object) -> str:
+    """A member's name, or an index, as it stands in a JSON pointer."""
+    return str(name).replace("~", "~0").replace("/", "~1")
+
+
 def exact(value: float) -> Fraction:
     """The decimal number that was written: 0.006 + 0.002 + 0.002 must not exceed 0.01."""
     return Fraction(repr(value))

@@ -18,7 +18,7 @@ from msgspec import Struct
 from orchestrator.domain.blast import phase_bounds
 from orchestrator.domain.dossier import Dossier
 from orchestrator.domain.plan import parse_plan
-from orchestrator.domain.plan_fields import PlanError, Problem
+from orchestrator.domain.plan_fields import PlanError, Problem, pointer_part
 from orchestrator.errors import ConflictError
 
 PHASE_FIELDS: Final = ("rate", "max_in_flight", "jitter")
@@ -113,20 +113,21 @@ def _caps(dossier: Dossier) -> tuple[int, ...]:
 def _problems(dossier: Dossier, changes: Mapping[str, Any]) -> Iterator[Problem]:
     for name in changes:
         if name not in {*PLAN_FIELDS, "phases"}:
-            yield _fixed(f"/{name}", name)
+            yield _fixed(f"/{pointer_part(name)}", name)
     phases: object = changes.get("phases", {})
     if not isinstance(phases, Mapping):
         yield Problem("/phases", "plan.field.type", "Phases are given by their names here.")
         return
     known = {share.name for share in dossier.phases}
     for name, fields in cast("Mapping[str, object]", phases).items():
+        pointer = f"/phases/{pointer_part(name)}"
         if name not in known:
-            yield Problem(f"/phases/{name}", "plan.revision.phase", f"The plan has no phase '{name}'.")
+            yield Problem(pointer, "plan.revision.phase", f"The plan has no phase '{name}'.")
         elif not isinstance(fields, Mapping):
-            yield Problem(f"/phases/{name}", "plan.field.type", f"What changes in '{name}' is given by field.")
+            yield Problem(pointer, "plan.field.type", f"What changes in '{name}' is given by field.")
         else:
             wrong = [field for field in cast("Mapping[str, object]", fields) if field not in PHASE_FIELDS]
-            yield from (_fixed(f"/phases/{name}/{field}", field) for field in wrong)
+            yield from (_fixed(f"{pointer}/{pointer_part(field)}", field) for field in wrong)
 
 
 def _fixed(pointer: str, name: str) -> Problem:

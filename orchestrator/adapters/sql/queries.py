@@ -17,6 +17,7 @@ from orchestrator.adapters.sql import event_log
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, release_halts, stream_of
 from orchestrator.adapters.sql.component_queries import component_counts, component_status
 from orchestrator.adapters.sql.engine import driver
+from orchestrator.adapters.sql.pace_status import brake_status, revision_status
 from orchestrator.adapters.sql.registry import ARTIFACT, RELEASE
 from orchestrator.adapters.sql.retrying import RETRY_RANK
 from orchestrator.app.ports import Recorded
@@ -281,6 +282,8 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         breaker=_breaker(campaign, recorded),
         halted_strata=[_halted_stratum(item) for item in recorded if isinstance(item.event, StratumHalted)],
         components=await component_counts(conn, number),
+        brake=brake_status(campaign, recorded),
+        revision=revision_status(campaign, recorded),
     )
 
 

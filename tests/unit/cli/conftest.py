@@ -85,6 +85,8 @@ CAMPAIGN: dict[str, Any] = {
     "breaker": None,
     "halted_strata": [],
     "components": {},
+    "brake": None,
+    "revision": None,
 }
 
 HALT: dict[str, Any] = {

@@ -244,7 +244,9 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
                 "size": 60,
                 "reached": 60,
                 "strata": {},
+                "in_flight_start": 60,
                 "in_flight": 60,
+                "jitter": None,
                 "failures_at_most": 31,
                 "soak_devices": 60,
                 "soak_devices_asked": 100,
@@ -288,6 +290,7 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
             "stale": 300_000,
         },
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
+        "revision": None,
     }
     api.on("GET", "/v1/campaigns/cmp_1/preview", found)
     ran = ota("campaign", "preview", "cmp_1")
