@@ -96,6 +96,7 @@ def test_the_preview_shows_how_far_a_cap_grows_and_how_starts_are_spread(ota, ap
         "phases": [now],
         "rules": [],
         "retries": [],
+        "breaker": None,
         "problems": [],
         "revision": {"digest": "sha256:new", "changes": REVISION["changes"], "phases": [then]},
     }
