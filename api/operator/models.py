@@ -548,6 +548,20 @@ class BreakerPreview(_Output):
     stale: int
 
 
+class PlacePreview(_Output):
+    value: str
+    devices: int
+    at_once: int = Field(description="Devices of the value that may be in flight at once, over all campaigns.")
+
+
+class BudgetPreview(_Output):
+    label: str
+    values: int
+    other: int = Field(description="Devices at once of a value that no registered device has yet.")
+    largest: list[PlacePreview]
+    smallest: list[PlacePreview] = Field(description="Without those that are among the largest.")
+
+
 class PlanProblem(_Output):
     pointer: str
     code: str
@@ -570,6 +584,7 @@ class Preview(_Output):
     rules: list[RulePreview]
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
+    budget: list[BudgetPreview]
     problems: list[PlanProblem]
     revision: RevisionPreview | None = Field(description="What the revision that waits for approval would mean.")
 

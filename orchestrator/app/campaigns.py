@@ -21,6 +21,7 @@ from orchestrator.domain import campaign as c
 from orchestrator.domain.blast import phase_bounds
 from orchestrator.domain.boundary import f_star
 from orchestrator.domain.breaker import failures_that_reopen
+from orchestrator.domain.budget import BudgetLimits
 from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validate_against
 from orchestrator.domain.halt_rule import HaltTable
 from orchestrator.domain.plan import Plan, parse_plan
@@ -61,13 +62,18 @@ class Counted(Struct, frozen=True, kw_only=True):
     """Devices by stratum."""
     at: int
     """Time of the last event in that snapshot, ms: whatever was registered later was not counted."""
+    budget: tuple[dict[str, int], ...] = ()
+    """Devices of the whole fleet by value, for each label of the plan's budget."""
 
 
 class Cohorts(Protocol):
     """The fleet, as a plan divides it."""
 
     async def count(self, plan: Plan, hardware_models: Collection[str]) -> Counted:
-        """The devices of the cohort, holdback included: what ``selection.select`` gives over these models, counted."""
+        """The devices of the cohort, holdback included: what ``selection.select`` gives over these models, counted.
+
+        Beside them the whole fleet by ``budget.value_of`` each label of the plan's budget.
+        """
         ...
 
 
@@ -151,6 +157,26 @@ class RevisionPreview(Struct, frozen=True, kw_only=True):
     phases: list[PhasePreview]
 
 
+class PlacePreview(Struct, frozen=True, kw_only=True):
+    """A value of a label: how many devices have it, and how many of them may be in flight at once."""
+
+    value: str
+    devices: int
+    at_once: int
+
+
+class BudgetPreview(Struct, frozen=True, kw_only=True):
+    """A label of the budget: the values with most and with fewest devices."""
+
+    label: str
+    values: int
+    other: int
+    """Devices at once of a value that no registered device has yet."""
+    largest: list[PlacePreview]
+    smallest: list[PlacePreview]
+    """Without those that are among the largest."""
+
+
 class Preview(Struct, frozen=True, kw_only=True):
     """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
 
@@ -165,6 +191,7 @@ class Preview(Struct, frozen=True, kw_only=True):
     """Only of outcomes after which there is another attempt."""
     breaker: BreakerPreview | None
     """None for a plan without one."""
+    budget: list[BudgetPreview]
     problems: list[Problem]
     """Why it cannot be submitted; then there are no phases and rules."""
     revision: RevisionPreview | None = None
@@ -172,6 +199,9 @@ class Preview(Struct, frozen=True, kw_only=True):
 
 _SHOWN: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 """Counts of devices at which a preview shows a rule's bound."""
+
+SHOWN_VALUES: Final = 5
+"""Values of a budget's label that a preview shows from either end: there may be thousands."""
 
 
 def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
@@ -202,6 +232,7 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
         rules=[_rule(table) for table in dossier.rules],
         retries=retries(dossier.plan),
         breaker=_breaker(dossier.plan),
+        budget=[_budget(limits) for limits in dossier.budget],
         problems=[],
     )
 
@@ -243,6 +274,21 @@ def _rule(table: HaltTable) -> RulePreview:
         min_failures=table.min_failures,
         false_alarms=table.false_alarms,
         bounds={str(n): max(f, table.min_failures) for n, f in bounds.items() if f is not None},
+    )
+
+
+def _budget(limits: BudgetLimits) -> BudgetPreview:
+    order = sorted(limits.devices, key=lambda value: (-limits.devices[value], value))
+    places = [
+        PlacePreview(value=value, devices=limits.devices[value], at_once=limits.limits[value])
+        for value in (*order[:SHOWN_VALUES], *order[max(SHOWN_VALUES, len(order) - SHOWN_VALUES) :])
+    ]
+    return BudgetPreview(
+        label=limits.label,
+        values=len(order),
+        other=limits.other,
+        largest=places[:SHOWN_VALUES],
+        smallest=places[SHOWN_VALUES:],
     )
 
 
@@ -460,6 +506,7 @@ class Campaigns:
             rules=[],
             retries=retries(plan),
             breaker=_breaker(plan),
+            budget=[],
             problems=resolved,
         )
 
@@ -468,11 +515,15 @@ class Campaigns:
         release = await self._releases.release(plan.release)
         counted = await self._cohorts.count(plan, models(plan, release.artifacts))
         strata = counted.strata
-        problems = validate_against(plan, strata_sizes=strata, release_models=list(release.artifacts))
+        problems = validate_against(
+            plan, strata_sizes=strata, release_models=list(release.artifacts), budget=counted.budget
+        )
         if problems:
             return counted, problems
         # A million devices take about a second per rule: not on the event loop.
-        return counted, await asyncio.to_thread(freeze, plan, strata_sizes=strata, release_digest=release.digest)
+        return counted, await asyncio.to_thread(
+            freeze, plan, strata_sizes=strata, release_digest=release.digest, budget=counted.budget
+        )
 
     def _meta(self, actor: str, reason: str | None = None) -> Meta:
         return Meta(actor=actor, reason=reason, traceparent=self._traceparent())

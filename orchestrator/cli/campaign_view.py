@@ -14,6 +14,7 @@ from rich.text import Text
 from orchestrator.cli.output import STYLES, facts, table
 from orchestrator.client.models import (
     Brake,
+    BudgetPreview,
     CampaignDetail,
     Halt,
     PaceChange,
@@ -328,6 +329,8 @@ def preview(found: Preview) -> RenderableType:
         )
         parts += ["", table(("tried again after", "attempts", "pauses at most"), again, right=("attempts",))]
     parts += ["", _breaker_preview(found)]
+    for limits in found["budget"]:
+        parts += ["", _budget(limits)]
     strata = sorted(found["strata"].items())
     parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
     return Group(*parts)
@@ -363,6 +366,23 @@ def _previewed(phases: list[PhasePreview]) -> Table:
 
     columns = ("phase", "devices", "reached", "in flight", "starts within", "failures at most")
     return table(columns, (row(phase) for phase in phases), right=columns[1:])
+
+
+def _budget(limits: BudgetPreview) -> Table:
+    """How many devices of each value may be in flight at once; the largest and the smallest where there are many."""
+    rows: list[tuple[str, int | None, int | None]] = [
+        (each["value"], each["devices"], each["at_once"]) for each in limits["largest"]
+    ]
+    left_out = limits["values"] - len(limits["largest"]) - len(limits["smallest"])
+    if left_out:
+        rows.append((f"… and {left_out} more", None, None))
+    rows += [(each["value"], each["devices"], each["at_once"]) for each in limits["smallest"]]
+    rows.append(("any that appears later", None, limits["other"]))
+    return table(
+        (f"{limits['label']} ({limits['values']} values)", "devices", "at once, over all campaigns"),
+        rows,
+        right=("devices", "at once, over all campaigns"),
+    )
 
 
 def _false_alarms(rule: RulePreview) -> str:

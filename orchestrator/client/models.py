@@ -393,6 +393,23 @@ class BreakerPreview(TypedDict):
     stale: int
 
 
+class PlacePreview(TypedDict):
+    value: str
+    devices: int
+    at_once: int
+    """Devices of the value that may be in flight at once, over all campaigns."""
+
+
+class BudgetPreview(TypedDict):
+    label: str
+    values: int
+    other: int
+    """Devices at once of a value that no registered device has yet."""
+    largest: list[PlacePreview]
+    smallest: list[PlacePreview]
+    """Without those that are among the largest."""
+
+
 class PlanProblem(TypedDict):
     pointer: str
     code: str
@@ -415,6 +432,7 @@ class Preview(TypedDict):
     rules: list[RulePreview]
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
+    budget: list[BudgetPreview]
     problems: list[PlanProblem]
     revision: RevisionPreview | None
 

@@ -2,16 +2,17 @@
 
 :func:`validate_against` asks whether a plan suits a fleet (phases that resolve to devices, promote tests that can
 pass). :func:`freeze` then works out every number the campaign will obey, so that an approval is bound to them and
-not to a formula: device counts per phase and stratum, and the integer tables of the halt rules.
+not to a formula: device counts per phase and stratum, the integer tables of the halt rules, and the budget's limits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
 from pydantic import model_validator
 
+from orchestrator.domain.budget import MAX_VALUES, BudgetLimits, limits
 from orchestrator.domain.cohort import allot
 from orchestrator.domain.digest import digest_of
 from orchestrator.domain.halt_rule import MAX_LEVELS, EProcessRule, HaltTable, halt_table
@@ -29,6 +30,7 @@ def validate_against(
     strata_sizes: Mapping[str, int],
     release_models: Collection[str],
     alpha_total: float = ALPHA_TOTAL,
+    budget: Sequence[Mapping[str, int]] = (),
 ) -> list[Problem]:
     """What keeps this plan from running on this fleet; empty if nothing does.
 
@@ -37,8 +39,13 @@ def validate_against(
         strata_sizes: devices of the cohort per stratum, the holdback included.
         release_models: hardware models that the release supports.
         alpha_total: highest sum of the rules' ``alpha``.
+        budget: registered devices by value of each label of the budget; counting may end with the first value that is too many.
     """
     problems: list[Problem] = []
+    for index, (rule, values) in enumerate(zip(plan.budget, budget, strict=False)):
+        if len(values) > MAX_VALUES:
+            detail = f"Devices have more than {MAX_VALUES} different values of '{rule.label}'."
+            problems.append(Problem(f"/budget/{index}/label", "plan.budget.values", detail))
     for index, model in enumerate(plan.cohort.hardware_models):
         if model not in release_models:
             detail = f"The release does not support the hardware model '{model}'."
@@ -97,6 +104,7 @@ class Dossier(PlanModel):
     rules: tuple[HaltTable, ...]
     revised_from: tuple[int, ...] = ()
     """Of a revision: the largest in-flight cap that versions before it allowed up to each phase, and that may still be in flight."""
+    budget: tuple[BudgetLimits, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -111,10 +119,19 @@ class Dossier(PlanModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def freeze(plan: Plan, *, strata_sizes: Mapping[str, int], release_digest: str) -> Dossier:
+def freeze(
+    plan: Plan,
+    *,
+    strata_sizes: Mapping[str, int],
+    release_digest: str,
+    budget: Sequence[Mapping[str, int]] = (),
+) -> Dossier:
     """Work out the dossier of a plan that :func:`validate_against` has nothing against.
 
     A million devices at p0 = 2 % take about a second per rule.
+
+    Raises:
+        ValueError: ``budget`` does not count the devices of every label.
     """
     allotment = allot(strata_sizes, plan)
     phases: list[PhaseShare] = []
@@ -130,6 +147,7 @@ def freeze(plan: Plan, *, strata_sizes: Mapping[str, int], release_digest: str) 
         holdback=allotment.holdback,
         phases=tuple(phases),
         rules=tuple(halt_table(rule, len(plan.phases), strata_sizes) for rule in plan.halt),
+        budget=tuple(limits(rule, devices) for rule, devices in zip(plan.budget, budget, strict=True)),
     )
 
 

@@ -19,6 +19,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.breaker import BreakerField, BreakerSpec
+from orchestrator.domain.budget import MAX_LABELS, BudgetRule
+from orchestrator.domain.conflict import DEFAULT_PRIORITY, Priority, Supersede
 from orchestrator.domain.external import MAX_EXTERNAL, ExternalGate
 from orchestrator.domain.halt_rule import TAGS, HaltRule
 from orchestrator.domain.plan_fields import (
@@ -191,6 +193,10 @@ class Plan(PlanModel):
     schedule: Schedule = Schedule()
     breaker: BreakerField = BreakerSpec()
     """Holds offers while the infrastructure fails; None for a plan without one."""
+    budget: Annotated[tuple[BudgetRule, ...], Field(max_length=MAX_LABELS)] = ()
+    """Most devices in flight per value of a label, over all campaigns."""
+    priority: Priority = DEFAULT_PRIORITY
+    supersede: Supersede = "never"
     advisory: Advisory | None = None
 
     @model_validator(mode="after")
@@ -246,6 +252,7 @@ def _inner_problems(plan: Plan) -> Iterator[Problem]:
         yield from _duplicates(pointer, "external gate", [gate.name for gate in phase.external])
     yield from _duplicates("/halt", "halt rule", [rule.name for rule in plan.halt])
     yield from _duplicates("/cohort/stratify_by", "dimension", plan.cohort.stratify_by)
+    yield from _duplicates("/budget", "label", [rule.label for rule in plan.budget])
     both = sorted(set(plan.cohort.include) & set(plan.cohort.exclude))
     if both:
         detail = f"{len(both)} devices are both included and excluded, '{both[0]}' among them."

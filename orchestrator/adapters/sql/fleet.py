@@ -1,4 +1,4 @@
-"""The registered devices as campaigns see them: page by page, or counted by stratum.
+"""The registered devices as campaigns see them: page by page, or counted by stratum and by what budgets look at.
 
 Counting happens in the database, a million devices in about a second; a test compares it with ``selection.select`` over the pages.
 """
@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from itertools import count
 from typing import Any, Final
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.filters import compile_query
 from orchestrator.app.campaigns import Counted
 from orchestrator.app.ports import Member
-from orchestrator.domain.cohort import stratum_of
+from orchestrator.domain.budget import MAX_VALUES
+from orchestrator.domain.cohort import MISSING, stratum_of
 from orchestrator.domain.plan import Plan
 
 PAGE: Final = 10_000
@@ -25,6 +27,8 @@ PAGE: Final = 10_000
 SELECTED: Final = """hardware_model = ANY($1::text[]) AND NOT device_id = ANY($2::text[])
 AND ($3::text[] = '{}' OR device_id = ANY($3::text[]))"""
 """Which rows of ``device`` a cohort takes in: hardware models, excluded and included device ids; ``selection.select`` in SQL."""
+
+_BY_VALUE: Final = "SELECT {value} AS value, count(*)::bigint AS n FROM device GROUP BY 1 ORDER BY 1 LIMIT $1"
 
 _ATTRIBUTE: Final = "attribute."
 
@@ -66,10 +70,17 @@ class SqlFleet:
             rows: list[Any] = await conn.fetch(
                 query, sorted(hardware_models), exclude, include, *attributes, *parameters
             )
+            budget = [await self._by_value(conn, rule.label) for rule in plan.budget]
         sizes: defaultdict[str, int] = defaultdict(int)
         for _, *values, devices in rows:
             sizes[stratum_of(dimensions, values)] += devices
-        return Counted(strata=dict(sorted(sizes.items())), at=at or 0)
+        return Counted(strata=dict(sorted(sizes.items())), at=at or 0, budget=tuple(budget))
+
+    async def _by_value(self, conn: asyncpg.Connection, label: str) -> dict[str, int]:
+        """Devices of the whole fleet by value of a label; of too many values one more than a plan may have."""
+        (value,) = value_columns([label], 2)
+        rows = await conn.fetch(_BY_VALUE.format(value=value), MAX_VALUES + 1, *attribute_names([label]))
+        return {row["value"]: row["n"] for row in rows}
 
 
 def selector(plan: Plan, first: int) -> tuple[str, list[Any]]:
@@ -88,3 +99,8 @@ def dimension_columns(dimensions: Sequence[str], parameter: int) -> list[str]:
     return [
         f"attributes ->> ${next(numbers)}" if name.startswith(_ATTRIBUTE) else "hardware_model" for name in dimensions
     ]
+
+
+def value_columns(labels: Sequence[str], parameter: int) -> list[str]:
+    """``budget.value_of`` in SQL: like :func:`dimension_columns`, with a value for devices that do not have the attribute."""
+    return [f"coalesce({column}, '{MISSING}')" for column in dimension_columns(labels, parameter)]

@@ -12,6 +12,7 @@ from orchestrator.app.ports import VersionConflictError
 from orchestrator.app.registry import Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
 from orchestrator.domain.approval import SameActorError
+from orchestrator.domain.budget import MAX_VALUES
 from orchestrator.domain.dossier import dossier_digest, freeze
 from orchestrator.domain.plan import parse_plan
 from orchestrator.domain.plan_fields import PlanError
@@ -48,10 +49,11 @@ class Fleet:
     def __init__(self):
         self.strata = {"hardware_model=m1": 60, "hardware_model=m2": 40}
         self.asked = []
+        self.budget = ()
 
     async def count(self, plan, hardware_models):
         self.asked.append(hardware_models)
-        return Counted(strata=self.strata, at=500)
+        return Counted(strata=self.strata, at=500, budget=self.budget)
 
 
 @pytest.fixture
@@ -136,6 +138,29 @@ async def test_the_preview_of_a_submitted_plan_no_longer_follows_the_fleet(campa
     bounds = preview.rules[0].bounds
     assert list(bounds) == ["10", "30", "100"]
     assert bounds["10"] <= bounds["30"] <= bounds["100"]
+
+
+async def test_a_budget_is_counted_with_the_cohort_and_shown_from_both_ends(campaigns, fleet):
+    fleet.budget = ({f"site-{n:02}": 10 * n for n in range(1, 21)},)
+    budget = [{"label": "attribute.site", "max_percent": 10, "min_count": 2}]
+    made = await campaigns.create("v2", PLAN | {"budget": budget}, actor="ann", command_id="c1")
+    draft = (await campaigns.preview(made.campaign.campaign_id)).budget
+    done = await campaigns.submit(made.campaign.campaign_id, actor="ann", command_id="s1")
+    assert done.campaign.dossier["budget"][0]["limits"]["site-07"] == 7
+    (shown,) = (await campaigns.preview(made.campaign.campaign_id)).budget
+    assert draft == [shown]
+    assert (shown.label, shown.values, shown.other) == ("attribute.site", 20, 2)
+    assert [(each.value, each.at_once) for each in shown.largest][:2] == [("site-20", 20), ("site-19", 19)]
+    assert [(each.value, each.devices, each.at_once) for each in shown.smallest][-1] == ("site-01", 10, 2)
+
+
+async def test_a_label_with_too_many_values_keeps_a_plan_a_draft(campaigns, fleet):
+    fleet.budget = ({str(n): 1 for n in range(MAX_VALUES + 1)},)
+    budget = [{"label": "attribute.serial", "max_percent": 10}]
+    made = await campaigns.create("v2", PLAN | {"budget": budget}, actor="ann", command_id="c1")
+    with pytest.raises(PlanError) as caught:
+        await campaigns.submit(made.campaign.campaign_id, actor="ann", command_id="s1")
+    assert caught.value.code == "plan.budget.values"
 
 
 async def test_commands_carry_who_and_why(campaigns):

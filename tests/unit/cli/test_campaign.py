@@ -289,6 +289,15 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
             "reopens_at": 3,
             "stale": 300_000,
         },
+        "budget": [
+            {
+                "label": "attribute.site",
+                "values": 9,
+                "other": 1,
+                "largest": [{"value": "berlin", "devices": 60, "at_once": 6}],
+                "smallest": [{"value": "lyon", "devices": 2, "at_once": 1}],
+            }
+        ],
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
         "revision": None,
     }

@@ -170,6 +170,9 @@ def test_the_plan_has_a_schema_that_allows_both_forms_of_a_duration():
         ("/phases/1/name", "canary", "plan.name.duplicate"),
         ("/halt/1/name", "failures", "plan.name.duplicate"),
         ("/cohort/stratify_by", ["hardware_model", "hardware_model"], "plan.name.duplicate"),
+        ("/priority", 1_001, "plan.priority"),
+        ("/priority", -1, "plan.priority"),
+        ("/supersede", "always", "plan.field.value"),
     ],
 )
 def test_what_is_wrong_has_a_code_and_a_sentence(data, pointer, value, code):
@@ -300,6 +303,41 @@ def test_a_schedule_is_kept_as_it_was_written_and_in_milliseconds(data):
     assert stored["start_at"] == 1_796_083_200_000
     assert stored["windows"] == [{"days": ["mon"], "from": "22:00", "to": "05:00"}]
     assert parse_plan(json.loads(json.dumps(plan.canonical()))) == plan
+
+
+SITES = {"label": "attribute.site", "max_percent": 10}
+
+
+@pytest.mark.parametrize(
+    ("budget", "pointer", "code"),
+    [
+        ([SITES | {"max_percent": 0}], "/budget/0/max_percent", "plan.budget.range"),
+        ([SITES | {"max_percent": 100.5}], "/budget/0/max_percent", "plan.budget.range"),
+        ([SITES | {"min_count": 0}], "/budget/0/min_count", "plan.budget.range"),
+        ([SITES | {"label": "site"}], "/budget/0/label", "plan.field.value"),
+        ([SITES, SITES | {"max_percent": 20}], "/budget", "plan.name.duplicate"),
+        ([SITES | {"label": f"attribute.a{n}"} for n in range(5)], "/budget", "plan.field.value"),
+    ],
+)
+def test_what_is_wrong_with_a_budget_has_a_place_and_a_code(data, budget, pointer, code):
+    with pytest.raises(PlanError) as caught:
+        parse_plan(data | {"budget": budget})
+    assert {(item["pointer"], item["code"]) for item in caught.value.errors} == {(pointer, code)}
+
+
+def test_the_dossier_says_how_many_devices_of_each_value_may_be_away(data):
+    budget = [SITES | {"min_count": 2}, {"label": "hardware_model", "max_percent": 25}]
+    plan = parse_plan(data | {"budget": budget})
+    counted = [{"lyon": 900, "-": 5, "berlin": 95}, {"sensor-a": 1_000}]
+    made = freeze(plan, strata_sizes=SIZES, release_digest="sha256:feed", budget=counted)
+    assert [limits.limits for limits in made.budget] == [{"-": 2, "berlin": 9, "lyon": 90}, {"sensor-a": 250}]
+    assert [limits.limit("new") for limits in made.budget] == [2, 1]
+    assert Dossier.model_validate(json.loads(json.dumps(made.canonical()))) == made
+    more = [{**counted[0], "berlin": 96}, counted[1]]
+    other = freeze(plan, strata_sizes=SIZES, release_digest="sha256:feed", budget=more)
+    assert dossier_digest(other) != dossier_digest(made)
+    with pytest.raises(ValueError, match="shorter"):
+        freeze(plan, strata_sizes=SIZES, release_digest="sha256:feed", budget=counted[:1])
 
 
 def test_a_selector_that_cannot_be_read_is_refused_with_its_place(data):
