@@ -40,6 +40,8 @@ class Cause(StrEnum):
     """Confirm deadline passed, last seen in ``installed`` or ``trial``: a release failure."""
     HALTED = "halted"
     ABORTED = "aborted"
+    SUPERSEDED = "superseded"
+    """The device was taken over by a campaign of higher priority, whose offer follows in the same transaction."""
     LOG_LOSS = "log_loss"
     """What the device reported may have been destroyed: nobody is to blame for its silence."""
     REJECTED = "rejected"

@@ -137,6 +137,12 @@ class DispatchedSlice(Struct, frozen=True, kw_only=True):
     """When the next queue entry may be offered (ms), if all that is left waits."""
     hold: str | None = None
     """Why nothing may be offered although the campaign runs."""
+    over_budget: int = 0
+    """Devices that were put back because as many of their site or model as may are in flight."""
+    outranked: int = 0
+    """Devices that were put back because a campaign of higher priority waits for them too."""
+    superseded: int = 0
+    """Offers of campaigns of lower priority that were taken over."""
 
 
 class DeadlineSweep(Struct, frozen=True, kw_only=True):

@@ -258,10 +258,9 @@ def start(attempt: int, at: int, gate_epoch: int | None = None) -> Observation:
 
 
 def withdrawal(attempt: int, cause: Cause, at: int) -> Observation:
-    """What a ``withdraw`` row says: an offer that was never started is taken back by a halt or an abort."""
-    return Observation(
-        attempt=attempt, state=State.CANCELLED, at=at, failure_class=FailureClass.OPERATOR, reason=str(cause)
-    )
+    """What a ``withdraw`` row says: an offer that was never started is taken back by a halt or an abort, or for another campaign."""
+    state = State.SUPERSEDED if cause is Cause.SUPERSEDED else State.CANCELLED
+    return Observation(attempt=attempt, state=state, at=at, failure_class=FailureClass.OPERATOR, reason=str(cause))
 
 
 def loss(attempt: int, progress: State, at: int) -> Observation:

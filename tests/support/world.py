@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from orchestrator.adapters.sql.positions import LogIdentity
 from orchestrator.adapters.sql.registry import SqlRegistry
 from orchestrator.app.ports import Meta
 from orchestrator.domain import campaign as c
+from orchestrator.domain.budget import value_of
 from orchestrator.domain.cohort import stratum_key
 from orchestrator.domain.dossier import Dossier, dossier_digest, freeze
 from orchestrator.domain.plan import parse_plan
@@ -150,7 +152,11 @@ class World:
         for _, _, model, attributes in self.fleet.values():
             key = stratum_key(parsed.cohort.stratify_by, model, attributes)
             strata[key] = strata.get(key, 0) + 1
-        dossier = freeze(parsed, strata_sizes=strata, release_digest="sha256:r")
+        budget = [
+            Counter(value_of(rule.label, model, attributes) for _, _, model, attributes in self.fleet.values())
+            for rule in parsed.budget
+        ]
+        dossier = freeze(parsed, strata_sizes=strata, release_digest="sha256:r", budget=budget)
         digest = dossier_digest(dossier)
         await self.command(
             campaign_id,

@@ -3,12 +3,15 @@
 It holds the campaign's pacing row exclusively, so parallel slices never see the same room, and takes the control lock before
 it appends: a slice that commits was allowed at its commit. Busy devices go back into the queue, because claiming took them out; those
 whose late report made a further attempt needless leave it for good.
+
+Not here: which devices are claimed (``claims``) and what becomes of an offer that is taken over (``takeover``).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -16,7 +19,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import breaker, ledger, retrying, rows, schedules
+from orchestrator.adapters.sql import breaker, claims, ledger, retrying, rows, schedules, takeover
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.fleet_stop import withheld
 from orchestrator.adapters.sql.locks import share_control
@@ -27,28 +30,12 @@ from orchestrator.domain import pacing
 from orchestrator.domain.assignment import ACTIVE, Offer, due, offered, offered_again
 from orchestrator.domain.breaker import Stage
 from orchestrator.domain.campaign import CampaignState
+from orchestrator.domain.conflict import look_again
 from schemas.ledger import Entry, Kind
 
 SHARD = 100
 """Counter shard of slices; projectors use their partitions' numbers, 0 to 63."""
 
-BUSY_RETRY_MS = 5_000
-"""A device that is busy with another assignment is looked at again after this long."""
-
-CHOICE = 4
-"""A slice chooses among so many times its devices: those seen recently go first, because a sleeping one would only occupy room until
-its offer expires. More would let strata fall out of step."""
-
-# Materialized, because a plan may otherwise run the limited part again for each row, and claim more than the limit.
-_CLAIM = f"""WITH near AS MATERIALIZED (
-    SELECT rank, device_no FROM offer_queue
-    WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[])
-    ORDER BY rank LIMIT $4 * {CHOICE} FOR UPDATE SKIP LOCKED),
-c AS MATERIALIZED (
-    SELECT rank FROM near LEFT JOIN presence USING (device_no)
-    ORDER BY coalesce(last_seen_at, 0) < $6, rank LIMIT $4)
-DELETE FROM offer_queue q USING c
-WHERE q.campaign_no = $1 AND q.phase = $2 AND q.rank = c.rank RETURNING q.rank, q.device_no, q.stratum, q.attempt"""
 _SLOTS = """INSERT INTO device_slot (device_no, campaign_no, attempt)
 SELECT d, $2, a FROM unnest($1::int[], $3::smallint[]) u(d, a) ORDER BY d ON CONFLICT DO NOTHING RETURNING device_no"""
 
@@ -160,7 +147,11 @@ async def _dispatch(
     room = pacing.grant(
         cap=pace.cap, in_flight=await in_flight(conn, campaign_no), available=available, slice_size=limit
     )
-    granted = await _offer(ids, conn, rules, phase, room, now, version, hold) if room else 0
+    offers = _Offers()
+    if room:
+        asking = claims.Asking(rules, phase, now, room, await halted_strata(conn, campaign_no))
+        offers = await _offer(ids, conn, cache, asking, limit, version, hold)
+    granted = offers.granted
     if granted:
         if bucket is not None and per_minute is not None:
             bucket = pacing.spend(bucket, per_minute, now, granted)
@@ -174,45 +165,84 @@ async def _dispatch(
             bucket.at_ms if bucket else now,
         )
     remaining, next_due = await _left(conn, campaign_no, phase)
-    return DispatchedSlice(granted=granted, remaining=remaining, state=state, room=room - granted, next_due_at=next_due)
+    return DispatchedSlice(
+        granted=granted,
+        remaining=remaining,
+        state=state,
+        room=room - granted,
+        next_due_at=next_due,
+        hold=None if granted else offers.hold,
+        over_budget=offers.over_budget,
+        outranked=offers.outranked,
+        superseded=offers.superseded,
+    )
+
+
+@dataclass(slots=True)
+class _Offers:
+    """What became of the devices that were looked at."""
+
+    granted: int = 0
+    superseded: int = 0
+    over_budget: int = 0
+    outranked: int = 0
+
+    @property
+    def hold(self) -> str | None:
+        """Why nothing was offered, if devices had to be passed over."""
+        why: list[str] = []
+        if self.over_budget:
+            why.append(f"{self.over_budget} devices wait for room in the budget.")
+        if self.outranked:
+            why.append(f"{self.outranked} devices wait for a campaign of higher priority.")
+        return " ".join(why) or None
 
 
 async def _offer(
     ids: AsyncEngine,
     conn: asyncpg.Connection,
-    rules: CampaignRules,
-    phase: int,
-    room: int,
-    now: int,
+    cache: RulesCache,
+    asking: claims.Asking,
+    limit: int,
     paced: int,
     held: breaker.Hold | None,
-) -> int:
+) -> _Offers:
     """Offer to as many as there is room for, if the campaign is still at version ``paced``: its pace may have changed otherwise."""
-    halted = await halted_strata(conn, rules.campaign_no)
-    recently = now - rules.offer_ttl
-    claimed = await conn.fetch(_CLAIM, rules.campaign_no, phase, now, room, halted, recently)
+    rules, phase, now = asking.rules, asking.phase, asking.now
+    claim = await claims.claim(conn, cache, asking, limit)
+    done = _Offers(over_budget=claim.over_budget, outranked=claim.outranked)
+    claimed = claim.rows
     if not claimed:
-        return 0
+        return done
     later = await schedules.outside(conn, rules, [row["device_no"] for row in claimed], now)
     await _put_back(conn, rules, phase, [row for row in claimed if row["device_no"] in later], later)
     claimed = [row for row in claimed if row["device_no"] not in later]
     attempts = {row["device_no"]: row["attempt"] for row in claimed}
     strata = {row["device_no"]: row["stratum"] for row in claimed}
-    devices = sorted(attempts)
-    free = [
-        row["device_no"] for row in await conn.fetch(_SLOTS, devices, rules.campaign_no, [attempts[d] for d in devices])
-    ]
-    existing = await rows.lock(conn, [(device, rules.campaign_no) for device in devices if attempts[device] > 1])
-    over = retrying.over(rules, existing)
+    unheld = sorted(attempts.keys() - claim.held.keys())
+    free = {
+        row["device_no"] for row in await conn.fetch(_SLOTS, unheld, rules.campaign_no, [attempts[d] for d in unheld])
+    }
+    holders = await cache.get(conn, claim.held.values())
+    existing = await rows.lock(
+        conn,
+        [*((device, rules.campaign_no) for device, attempt in attempts.items() if attempt > 1), *claim.held.items()],
+    )
+    over = retrying.over(rules, {key: row for key, row in existing.items() if key[1] == rules.campaign_no})
     await retrying.give_back(conn, rules.campaign_no, over.intersection(free))
-    busy = [row for row in claimed if row["device_no"] not in over.union(free)]
-    await _put_back(conn, rules, phase, busy, {row["device_no"]: now + BUSY_RETRY_MS for row in busy})
-    free = [device for device in free if device not in over]
-    if not free and not over:
-        return 0
+    theirs = {device: no for device, no in claim.held.items() if device not in over}
+    taken = await takeover.takeable(conn, rules, holders, theirs, existing) if theirs else {}
+    offered_to = sorted({*free, *taken} - over)
+    busy = [row for row in claimed if row["device_no"] not in over.union(free, taken)]
+    await _put_back(
+        conn, rules, phase, busy, {row["device_no"]: look_again(now, n, limit) for n, row in enumerate(busy)}
+    )
+    if not offered_to and not over:
+        return done
     _, _, epoch = await control_state(conn, rules.campaign_no)
-    placed = await _place(ids, rules.campaign_no, phase, epoch, now, free, attempts) if free else []
-    changes = rows.Changes({rules.campaign_no: rules}, SHARD)
+    placed = await _place(ids, rules.campaign_no, phase, epoch, now, offered_to, attempts) if offered_to else []
+    changes = rows.Changes({rules.campaign_no: rules, **holders}, SHARD)
+    withdrawn = takeover.withdraw(changes, taken, now)
     deadlines: list[tuple[int, int, int, int, str]] = []
     for entry in placed:
         assert entry.attempt is not None
@@ -234,14 +264,26 @@ async def _offer(
     failpoints.hit("slice.before_ledger")
     await share_control(conn, rules.campaign_no)
     state, version, still = await control_state(conn, rules.campaign_no)
-    if state != CampaignState.RUNNING or still != epoch or await halted_strata(conn, rules.campaign_no) != halted:
+    if (
+        state != CampaignState.RUNNING
+        or still != epoch
+        or await halted_strata(conn, rules.campaign_no) != asking.halted
+    ):
         raise _StoppedError(state)
     if version != paced or await withheld(conn) or await breaker.hold(conn, rules.campaign_no) != held:
         raise _StoppedError(state)
     placed += retrying.unqueued(rules.campaign_no, over, attempts, epoch, now)
-    await ledger.append(conn, [replace(entry, control_version=version) for entry in placed])
+    ended = [await _versioned(conn, entry) for entry in withdrawn]
+    await ledger.append(conn, [*ended, *(replace(entry, control_version=version) for entry in placed)])
     failpoints.hit("slice.before_commit")
-    return len(free)
+    done.granted, done.superseded = len(offered_to), len(taken)
+    return done
+
+
+async def _versioned(conn: asyncpg.Connection, entry: Entry) -> Entry:
+    """The row of an offer that was taken over, with its own campaign's control as it is seen now."""
+    _, version, epoch = await control_state(conn, entry.campaign_no)
+    return replace(entry, control_version=version, gate_epoch=epoch)
 
 
 async def _put_back(

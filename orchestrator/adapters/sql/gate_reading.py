@@ -34,7 +34,7 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
             ripe,
         )
         states = await conn.fetch(
-            "SELECT phase, state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 GROUP BY phase, state",
+            "SELECT phase, stratum, state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 GROUP BY phase, stratum, state",
             campaign_no,
         )
         offered: Any = await conn.fetchval(
@@ -53,7 +53,13 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         waiting, unstarted = await retrying.waiting(conn, campaign_no, phase, halted, now)
     share = rules.dossier.phases[phase].strata
     stopped = {rules.strata[number] for number in halted}
-    strata = {key: 0 for key in sorted(share) if share[key] and key not in stopped}
+    # Of a stratum that other campaigns have taken over whole there is nothing to wait for.
+    gone = {
+        rules.strata[row["stratum"]]: row["n"]
+        for row in states
+        if row["phase"] == phase and row["state"] == State.SUPERSEDED.value
+    }
+    strata = {key: 0 for key in sorted(share) if share[key] > gone.get(key, 0) and key not in stopped}
     matured = good = ripening = 0
     for row in mature:
         if row["stratum"] in halted:

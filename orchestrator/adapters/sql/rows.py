@@ -82,8 +82,8 @@ DO UPDATE SET started = t.started + excluded.started, good = t.good + excluded.g
 _DELIVERY = """INSERT INTO delivery AS t (campaign_no, bucket, outcome, shard, n)
 SELECT c, b, o, $4, n FROM unnest($1::int[], $2::bigint[], $3::text[], $5::bigint[]) u(c, b, o, n)
 ON CONFLICT (campaign_no, bucket, outcome, shard) DO UPDATE SET n = t.n + excluded.n"""
-_ACTIVE = sorted(ACTIVE)
-_IN_TRIAL = sorted(IN_TRIAL)
+ACTIVE_STATES = sorted(ACTIVE)
+IN_TRIAL_STATES = sorted(IN_TRIAL)
 # What ``holds_slot`` says of a row.
 _HOLDERS = """SELECT a.device_no, a.campaign_no, a.attempt, a.progress = ANY($3::text[]) AS in_trial, a.action_id
 FROM unnest($1::int[]) u(d) JOIN assignment a ON a.device_no = u.d
@@ -215,7 +215,7 @@ async def settle_slots(conn: asyncpg.Connection, devices: Iterable[int]) -> None
     if not ordered:
         return
     owners: dict[int, asyncpg.Record] = {}
-    for row in await conn.fetch(_HOLDERS, ordered, _ACTIVE, _IN_TRIAL):
+    for row in await conn.fetch(_HOLDERS, ordered, ACTIVE_STATES, IN_TRIAL_STATES):
         known = owners.get(row["device_no"])
         if known is None or (known["in_trial"], known["action_id"]) < (row["in_trial"], row["action_id"]):
             owners[row["device_no"]] = row

@@ -52,7 +52,7 @@ _READERS: Final = {
 }
 """Primary keys that nothing reads while the tables are filled; the positions keep records from being applied twice."""
 
-_LATE_INDEXES: Final = frozenset({"timeline_device", "assignment_campaign"})
+_LATE_INDEXES: Final = frozenset({"timeline_device", "assignment_campaign", "offer_queue_device"})
 
 _OWN_INDEX: Final = f"CREATE INDEX offer_queue_replay ON {SHADOW}.offer_queue (campaign_no, device_no)"
 """The live code claims by rank; the ledger names devices. Dropped by the switch."""

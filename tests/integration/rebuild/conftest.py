@@ -36,6 +36,11 @@ EVERYONE = {
     "retry": {"max_attempts": 3, "backoff": {"initial": "5s", "maximum": "15s"}, "per_class": {"boot": {}}},
     "breaker": {"share": 0.02, "minimum": 3, "window": "60s", "cool_down": "3s", "probes": 3, "stale": "20s"},
 }
+URGENT = {
+    "priority": 500,
+    "supersede": "waiting",
+    "budget": [{"label": "attribute.hw_revision", "max_percent": 100}],
+}
 
 
 class MemoryFacts:
@@ -62,7 +67,7 @@ class MemoryFacts:
 
 @dataclass
 class Story:
-    """Two campaigns over the same devices, step by step in a random order."""
+    """Campaigns over the same devices, step by step in a random order; one of higher priority comes when two are on their way."""
 
     world: World
     settings: Settings
@@ -73,13 +78,19 @@ class Story:
     async def begin(self) -> None:
         await self.world.setup()
         self.breakers = Breakers(self.world.store, self.world.decisions)
-        self.campaigns = [await self.world.launch(**EVERYONE) for _ in range(2)]
-        for campaign in self.campaigns:
-            await self.world.open_phase(campaign.campaign_id, 0, self.now)
+        self.campaigns: list[c.Campaign] = []
+        for _ in range(2):
+            await self.launch()
+
+    async def launch(self, **changes: object) -> None:
+        campaign = await self.world.launch(**EVERYONE | changes)
+        self.campaigns.append(await self.world.open_phase(campaign.campaign_id, 0, self.now))
 
     async def live(self, steps: int) -> None:
         """Let ``steps`` things happen, and project what was said."""
-        for _ in range(steps):
+        for step in range(steps):
+            if step == steps // 3 and len(self.campaigns) == 2:
+                await self.intervene()
             self.now += self.dice.randrange(1, 6_000)
             await self.dice.choices(
                 [
@@ -102,6 +113,14 @@ class Story:
     async def offer(self) -> None:
         campaign = self.dice.choice(self.campaigns)
         await self.world.decisions.dispatch(campaign.campaign_id, 0, self.dice.randrange(1, 40), self.now)
+
+    async def intervene(self) -> None:
+        """A campaign of higher priority takes over what others have just offered."""
+        for campaign in self.campaigns:
+            await self.world.decisions.dispatch(campaign.campaign_id, 0, 20, self.now)
+        everyone = [name for _, name, _, _ in self.world.fleet.values()]
+        await self.launch(**URGENT, cohort={"stratify_by": [], "include": everyone, "salt": "salt"})
+        await self.world.decisions.dispatch(self.campaigns[-1].campaign_id, 0, 60, self.now)
 
     async def start(self) -> None:
         offered = await self.world.offered(self.dice.choice(self.campaigns).campaign_no)

@@ -101,6 +101,7 @@ async def interleave(dice: random.Random, catch_up: CatchUp, end: Cut, known: Ca
 async def test_any_interleaving_of_the_logs_gives_the_same_rows(story: Story, seed):
     story.dice = random.Random(seed)
     await story.live(80)
+    assert await story.world.value("SELECT count(*) FROM decision_ledger WHERE cause = 'superseded'") > 0
     slots = await story.world.rows("SELECT device_no, campaign_no, attempt FROM device_slot ORDER BY 1")
     assert [tuple(row.values()) for row in slots] == await story.slots()
     moved = {row["type"] for row in await story.world.rows("SELECT type FROM event_log WHERE type LIKE 'Breaker%'")}

@@ -100,7 +100,7 @@ async def test_what_is_filed_beside_the_rows_is_completed(story: Story):
         "SELECT device_no, attempt, what, due_at FROM due_queue WHERE what = 'offer' ORDER BY 1, 2"
     )
     assert filed == deadlines
-    assert await story.world.value("SELECT count(*) FROM pacing") == 2
+    assert await story.world.value("SELECT count(*) FROM pacing") == len(story.campaigns)
 
 
 async def test_retries_that_were_still_to_be_decided_are_filed_again(story: Story):

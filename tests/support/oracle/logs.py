@@ -86,7 +86,8 @@ def _decision(case: Case, row: Mapping[str, Any], index: int, key: Key, ended: s
             history.said.append(Said(attempt, "expired", row["at"], blame, row["cause"]))
         case "withdraw":
             ended.add((key, attempt))
-            history.said.append(Said(attempt, "cancelled", row["at"], "operator", row["cause"]))
+            state = "superseded" if row["cause"] == "superseded" else "cancelled"
+            history.said.append(Said(attempt, state, row["at"], "operator", row["cause"]))
         case "cancel":
             history.cancels.append((attempt, row["at"]))
         case _:
