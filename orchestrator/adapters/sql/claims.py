@@ -30,7 +30,7 @@ its offer expires. More would let strata fall out of step."""
 PAGE: Final = 4_000
 """Most entries that are looked at in one statement; each look is four times as long as the one before, up to here."""
 
-LOOK: Final = 20_000
+LOOK: Final = 10_000
 """Entries after which a slice looks no further: what it passed over comes later, so the next one begins behind it."""
 
 # Materialized, because a plan may otherwise run the limited part again for each row, and claim more than the limit.

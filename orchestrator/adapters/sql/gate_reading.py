@@ -69,7 +69,8 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
             ripening += counted
             continue
         matured, good = matured + counted, good + row["good"]
-        strata[rules.strata[row["stratum"]]] = counted
+        if rules.strata[row["stratum"]] in strata:
+            strata[rules.strata[row["stratum"]]] = counted
     by_state: dict[str, int] = defaultdict(int)
     for row in states:
         by_state[row["state"]] += row["n"]
