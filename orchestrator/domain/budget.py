@@ -94,10 +94,9 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How full the places are, and how many devices were sent away from each."""
+    """How full the places are."""
 
     in_flight: Mapping[Place, int] = field(default_factory=dict[Place, int])
-    refused: Mapping[Place, int] = field(default_factory=dict[Place, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +104,16 @@ class Admission:
     """What :func:`admit` found. Candidates beyond the room are in neither: nobody has looked at them."""
 
     admitted: tuple[int, ...]
-    refused: dict[int, tuple[int, int]]
-    """Device to how many were sent away from the same place before it, and the place's limit."""
+    refused: dict[int, Place]
+    """Device to the first place that was full."""
     usage: Usage
 
 
 def admit(candidates: Iterable[Candidate], usage: Usage, rules: Sequence[BudgetLimits], room: int) -> Admission:
     """Who of the candidates, in their order, may be offered: at most ``room`` devices, and no place above its limit."""
-    in_flight, sent_away = dict(usage.in_flight), dict(usage.refused)
+    in_flight = dict(usage.in_flight)
     admitted: list[int] = []
-    refused: dict[int, tuple[int, int]] = {}
+    refused: dict[int, Place] = {}
     for device_no, values, held in candidates:
         if len(admitted) == room:
             break
@@ -126,7 +125,5 @@ def admit(candidates: Iterable[Candidate], usage: Usage, rules: Sequence[BudgetL
             for place in places:
                 in_flight[place] = in_flight.get(place, 0) + added
         else:
-            before = sent_away.get(full, 0)
-            refused[device_no] = before, rules[full[0]].limit(full[1])
-            sent_away[full] = before + 1
-    return Admission(tuple(admitted), refused, Usage(in_flight, sent_away))
+            refused[device_no] = full
+    return Admission(tuple(admitted), refused, Usage(in_flight))

@@ -25,10 +25,13 @@ Supersede = Literal["never", "waiting"]
 """What a campaign does with a device that waits with an unstarted offer of a campaign of lower priority: wait too, or take it over."""
 
 STEP_MS: Final = 5_000
-"""A device that had to be passed over is looked at again after this long."""
+"""A device that had to be passed over is looked at again after this long, at the soonest."""
 
 LONGEST_MS: Final = 600_000
-"""And never later than this, however many are in front of it."""
+"""And never later than this, however long its line is."""
+
+TURNOVER: Final = 6
+"""Steps in which a full site can have changed at most: half a minute, faster than any device updates."""
 
 
 def goes_first(priority: int, other: int) -> bool:
@@ -48,10 +51,18 @@ def may_take_over(supersede: Supersede, priority: int, holder: Assignment, holde
     )
 
 
-def look_again(now: int, before: int, at_once: int) -> int:
-    """When to look again (ms) at a device that was passed over after ``before`` others that wait for the same room.
+def look_again(now: int, device_no: int, line: int, at_once: int) -> int:
+    """When to look again (ms) at a device that was passed over.
 
-    If ``at_once`` of them fit at a time, it cannot be its turn sooner than after ``before // at_once`` turns. So every few seconds as
-    many are looked at as could go, and the rest of a long line costs nothing.
+    Devices of a line of about ``line`` are spread over so many steps that ``at_once`` of them come due in each. So a long line is not
+    looked at again and again while what is behind it waits, and whoever can go is found soon all the same.
     """
-    return now + min(LONGEST_MS, STEP_MS * (1 + before // at_once))
+    steps = min(LONGEST_MS // STEP_MS, max(1, line // at_once))
+    # Knuth's multiplicative hash: spread like chance, and the same on every machine.
+    share = ((device_no * 2_654_435_761 + now) & 0xFFFF_FFFF) / 0x1_0000_0000
+    return now + STEP_MS + int((steps - 1) * STEP_MS * share)
+
+
+def freed_at_once(limit: int) -> int:
+    """Devices of a full site of so many in flight that may go in one step, at most."""
+    return -(-limit // TURNOVER)

@@ -9,7 +9,6 @@ Not here: slots. What is claimed may still turn out to be busy, and is put back 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,8 +19,8 @@ from orchestrator.adapters.sql import budget, schedules
 from orchestrator.adapters.sql.fleet import attribute_names, value_columns
 from orchestrator.adapters.sql.locks import own_budget
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
-from orchestrator.domain.budget import Candidate, Usage, admit
-from orchestrator.domain.conflict import goes_first, look_again
+from orchestrator.domain.budget import Candidate, Place, Usage, admit
+from orchestrator.domain.conflict import freed_at_once, goes_first, look_again
 
 CHOICE: Final = 4
 """A slice chooses among so many times its devices: those seen recently go first, because a sleeping one would only occupy room until
@@ -32,6 +31,9 @@ PAGE: Final = 4_000
 
 LOOK: Final = 10_000
 """Entries after which a slice looks no further: what it passed over comes later, so the next one begins behind it."""
+
+AT_ONCE: Final = 500
+"""Devices that another campaign has or gets and that are looked at again in one step: as many as a worker's slice takes."""
 
 # Materialized, because a plan may otherwise run the limited part again for each row, and claim more than the limit.
 _CLAIM: Final = f"""WITH near AS MATERIALIZED (
@@ -89,8 +91,8 @@ class Asking:
         return self.now - self.rules.offer_ttl
 
 
-async def claim(conn: asyncpg.Connection, cache: RulesCache, asking: Asking, at_once: int) -> Claim:
-    """Take up to ``room`` devices out of the queue. ``at_once``: devices of a full slice."""
+async def claim(conn: asyncpg.Connection, cache: RulesCache, asking: Asking) -> Claim:
+    """Take up to ``room`` devices out of the queue."""
     rules = asking.rules
     plan = rules.dossier.plan
     before = await _before(conn, cache, rules, asking.now)
@@ -105,7 +107,7 @@ async def claim(conn: asyncpg.Connection, cache: RulesCache, asking: Asking, at_
     if plan.budget:
         await own_budget(conn)
         usage = await budget.usage(conn, rules.dossier.budget)
-    return await _Look(conn, cache, asking, before, at_once, usage).all()
+    return await _Look(conn, cache, asking, before, usage).all()
 
 
 async def _before(conn: asyncpg.Connection, cache: RulesCache, rules: CampaignRules, now: int) -> dict[int, int]:
@@ -120,6 +122,11 @@ async def _before(conn: asyncpg.Connection, cache: RulesCache, rules: CampaignRu
     }
 
 
+def passed_over(asking: Asking, device_no: int) -> int:
+    """When to look again (ms) at a device that another campaign has or gets; its line is at most the phase."""
+    return look_again(asking.now, device_no, asking.rules.dossier.phases[asking.phase].size, AT_ONCE)
+
+
 class _Look:
     """One slice's look at the queue."""
 
@@ -129,17 +136,14 @@ class _Look:
         cache: RulesCache,
         asking: Asking,
         before: Mapping[int, int],
-        at_once: int,
         usage: Usage,
     ) -> None:
         self._conn = conn
         self._cache = cache
         self._asking = asking
         self._before = before
-        self._at_once = at_once
         self._usage = usage
         self._found = Claim()
-        self._passed: Counter[str] = Counter()
         labels = [rule.label for rule in asking.rules.dossier.budget]
         self._names = attribute_names(labels)
         columns = value_columns(labels, 7)
@@ -171,7 +175,7 @@ class _Look:
         asking = self._asking
         later = await schedules.outside(self._conn, asking.rules, devices, asking.now)
         outranked = await self._outranked([device for device in devices if device not in later])
-        later |= {device: self._pass("outranked") for device in devices if device in outranked}
+        later |= {device: passed_over(asking, device) for device in outranked}
         self._found.outranked += len(outranked)
         lower = await self._lower({row["holder"] for row in page if row["holder"] is not None})
         candidates: list[Candidate] = []
@@ -180,14 +184,14 @@ class _Look:
             if device in later:
                 continue
             if holder is not None and holder not in lower:
-                later[device] = self._pass("busy")
+                later[device] = passed_over(asking, device)
                 continue
             candidates.append(Candidate(device, tuple(row[name] for name in self._columns), holder is not None))
         room = asking.room - len(self._found.rows)
         admission = admit(candidates, self._usage, asking.rules.dossier.budget, room)
         self._usage = admission.usage
         self._found.over_budget += len(admission.refused)
-        later |= {device: look_again(asking.now, *place) for device, place in admission.refused.items()}
+        later |= {device: self._refused(device, place) for device, place in admission.refused.items()}
         admitted = set(admission.admitted)
         taken = [row for row in page if row["device_no"] in admitted]
         self._found.rows += taken
@@ -198,11 +202,12 @@ class _Look:
         if put_off:
             await self._conn.execute(_LATER, *self._key, *(list(column) for column in zip(*put_off, strict=True)))
 
-    def _pass(self, why: str) -> int:
-        """When to look again at a device that is passed over: behind those that were, as many at a time as a slice takes."""
-        again = look_again(self._asking.now, self._passed[why], self._at_once)
-        self._passed[why] += 1
-        return again
+    def _refused(self, device_no: int, place: Place) -> int:
+        """When to look again at a device whose place is full: its line is at most as long as the place has devices."""
+        number, value = place
+        limits = self._asking.rules.dossier.budget[number]
+        limit = limits.limit(value)
+        return look_again(self._asking.now, device_no, limits.devices.get(value, limit), freed_at_once(limit))
 
     async def _outranked(self, devices: Collection[int]) -> set[int]:
         """Those that wait, due now, for a campaign that goes first."""

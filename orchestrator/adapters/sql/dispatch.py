@@ -30,7 +30,6 @@ from orchestrator.domain import pacing
 from orchestrator.domain.assignment import ACTIVE, Offer, due, offered, offered_again
 from orchestrator.domain.breaker import Stage
 from orchestrator.domain.campaign import CampaignState
-from orchestrator.domain.conflict import look_again
 from schemas.ledger import Entry, Kind
 
 SHARD = 100
@@ -150,7 +149,7 @@ async def _dispatch(
     offers = _Offers()
     if room:
         asking = claims.Asking(rules, phase, now, room, await halted_strata(conn, campaign_no))
-        offers = await _offer(ids, conn, cache, asking, limit, version, hold)
+        offers = await _offer(ids, conn, cache, asking, version, hold)
     granted = offers.granted
     if granted:
         if bucket is not None and per_minute is not None:
@@ -203,13 +202,12 @@ async def _offer(
     conn: asyncpg.Connection,
     cache: RulesCache,
     asking: claims.Asking,
-    limit: int,
     paced: int,
     held: breaker.Hold | None,
 ) -> _Offers:
     """Offer to as many as there is room for, if the campaign is still at version ``paced``: its pace may have changed otherwise."""
     rules, phase, now = asking.rules, asking.phase, asking.now
-    claim = await claims.claim(conn, cache, asking, limit)
+    claim = await claims.claim(conn, cache, asking)
     done = _Offers(over_budget=claim.over_budget, outranked=claim.outranked)
     claimed = claim.rows
     if not claimed:
@@ -234,9 +232,8 @@ async def _offer(
     taken = await takeover.takeable(conn, rules, holders, theirs, existing) if theirs else {}
     offered_to = sorted({*free, *taken} - over)
     busy = [row for row in claimed if row["device_no"] not in over.union(free, taken)]
-    await _put_back(
-        conn, rules, phase, busy, {row["device_no"]: look_again(now, n, limit) for n, row in enumerate(busy)}
-    )
+    again = {row["device_no"]: claims.passed_over(asking, row["device_no"]) for row in busy}
+    await _put_back(conn, rules, phase, busy, again)
     if not offered_to and not over:
         return done
     _, _, epoch = await control_state(conn, rules.campaign_no)

@@ -97,8 +97,7 @@ async def test_a_device_that_ends_makes_room_for_the_next_of_its_site(world):
         await world.project()
         if len(seen) == 200:
             break
-        # Every few seconds as many of a site are looked at as may go.
-        now += 5_000
+        now += 60_000
     assert len(seen) == 200
     await world.recount()
 
@@ -115,10 +114,10 @@ async def test_a_full_site_at_the_head_of_the_queue_keeps_nobody_waiting(world, 
         slices += 1
         assert slices <= 20
     assert (await away(world))["plant"] == 10
-    # Nothing of the line is due: the next looks cost one statement each, until the first of a site may be its turn.
-    assert await world.value("SELECT count(*) FROM offer_queue WHERE not_before <= $1", T0 + 4_000) == 0
-    times = await world.rows("SELECT not_before, count(*) AS n FROM offer_queue WHERE device_no <= 100 GROUP BY 1")
-    assert max(row["n"] for row in times) <= 16
+    # The line is spread: it comes back in parts, and not at once.
+    times = [row["not_before"] for row in await world.rows("SELECT not_before FROM offer_queue WHERE device_no <= 100")]
+    assert min(times) >= T0 + 5_000
+    assert len({time // 5_000 for time in times}) > 20
 
 
 async def test_several_labels_bind_at_once_and_one_that_is_busy_takes_no_room(world):

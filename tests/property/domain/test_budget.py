@@ -84,12 +84,11 @@ def test_a_queue_that_is_looked_at_in_two_parts_gives_the_same(rules, candidates
 
 @untimed
 @given(rules=budgets(), candidates=queues(), usage=usages)
-def test_who_is_sent_away_is_told_how_many_were_before_at_the_same_place(rules, candidates, usage):
+def test_who_is_sent_away_is_told_a_place_that_is_full(rules, candidates, usage):
     found = admit(candidates, usage, rules, len(candidates))
-    for before, limit in found.refused.values():
-        assert limit >= 1
-        assert 0 <= before < len(found.refused)
-    assert sum(found.usage.refused.values()) == len(found.refused)
+    for device, (number, value) in found.refused.items():
+        assert candidates[device].values[number] == value
+        assert found.usage.in_flight.get((number, value), 0) >= rules[number].limit(value)
 
 
 @untimed
