@@ -25,4 +25,4 @@ def test_an_example_fits_a_fleet(block):
 
 
 def test_the_page_has_examples():
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9

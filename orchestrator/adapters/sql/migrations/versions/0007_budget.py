@@ -1,14 +1,14 @@
 """Who waits for a device: the offer queue by device, for campaigns of different priority.
 
-Revision ID: 0006
+Revision ID: 0007
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
