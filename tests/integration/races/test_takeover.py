@@ -155,10 +155,12 @@ async def test_slices_starts_and_sweeps_of_several_campaigns_at_once_never_give_
     """Everything at once, in no order that anybody chose: what must hold is that a slot is one campaign's and the books agree."""
     dice = random.Random(7)
     budget = [{"label": "attribute.hw_revision", "max_percent": 40}]
-    campaigns = [
-        await launch(race, priority=100 * n, supersede="waiting", budget=budget if n % 2 else [], offer_ttl="20s")
-        for n in range(1, 5)
-    ]
+    campaigns: list[Campaign] = []
+    for n in range(1, 5):
+        plan = {"priority": 100 * n, "supersede": "waiting", "budget": budget if n % 2 else [], "offer_ttl": "20s"}
+        campaigns.append(await launch(race, **plan))
+        if n == 1:  # nobody stands before it yet
+            await decisions.dispatch(campaigns[0].campaign_id, 0, 500, T0)
 
     async def retried(work) -> None:
         for _ in range(10):
@@ -190,7 +192,7 @@ async def test_slices_starts_and_sweeps_of_several_campaigns_at_once_never_give_
 
     await asyncio.gather(*(work(campaign) for campaign in campaigns for work in (slices, slices, starts, sweeps)))
     await race.world.project()
-    assert await race.world.value("SELECT count(*) FROM assignment WHERE state = 'superseded'") > 0
+    assert await race.world.value("SELECT count(*) FROM decision_ledger WHERE cause = 'superseded'") > 0
     doubled = await race.world.rows(
         "SELECT device_no FROM assignment WHERE state IN ('offered', 'accepted', 'downloading', 'installed', 'trial')"
         " GROUP BY 1 HAVING count(*) > 1"

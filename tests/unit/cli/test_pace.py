@@ -97,6 +97,7 @@ def test_the_preview_shows_how_far_a_cap_grows_and_how_starts_are_spread(ota, ap
         "rules": [],
         "retries": [],
         "breaker": None,
+        "budget": [],
         "problems": [],
         "revision": {"digest": "sha256:new", "changes": REVISION["changes"], "phases": [then]},
     }
