@@ -201,6 +201,17 @@ class CampaignHalted(_Event, frozen=True, kw_only=True):
     """``recorded_at`` of the failure that crossed the bound."""
     fact: dict[str, Any] | None = None
     """Topic, partition and offset of the fact that crossed, when a fact did."""
+    signal: str | None = None
+    """Of a rule on health: what devices reported."""
+    events: int | None = None
+    """How often, from devices of the campaign; in a comparison the devices that failed while both arms were watched."""
+    exposure_ms: int | None = None
+    """In how much device time."""
+    held_events: int | None = None
+    """Of devices held back, where they were compared with."""
+    held_exposure_ms: int | None = None
+    expected: float | None = None
+    """Events that would have been acceptable."""
 
 
 class StratumHalted(_Event, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ Changes are additive: no new required field, no changed type, no removed state.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -29,6 +29,7 @@ CANCELLED: Final = "device.update.cancelled"
 NOT_APPLICABLE: Final = "device.update.not_applicable"
 PROGRESS: Final = "device.update.progressed"
 ATTRIBUTES: Final = "device.attributes.reported"
+HEALTH: Final = "device.health.reported"
 
 UPDATE_STATES: Final[dict[str, str]] = {
     ACCEPTED: "accepted",
@@ -44,7 +45,19 @@ UPDATE_STATES: Final[dict[str, str]] = {
 }
 """Event type to the assignment state it states. ``PROGRESS`` states none: it is kept in the timeline only."""
 
-TYPES: Final = frozenset({*UPDATE_STATES, PROGRESS, ATTRIBUTES})
+TYPES: Final = frozenset({*UPDATE_STATES, PROGRESS, ATTRIBUTES, HEALTH})
+
+SIGNAL: Final = r"^[a-z][a-z0-9_.-]{0,31}$"
+"""What a signal's name looks like: ``crash``, ``reset``, ``sensor.dropout``."""
+
+MAX_PERIOD: Final = 2**53 - 1
+"""Largest number of a period: what every JSON library reads as an integer."""
+
+MAX_EVENTS: Final = 10_000
+"""Events of one period. A device that crashes more often says nothing more by it, and one report must not speak for a fleet."""
+
+MAX_EXPOSURE_MS: Final = 7 * 24 * 3_600_000
+"""Length of one period, ms. Devices report by the hour or day; a longer one is a clock that jumped, and would water evidence down."""
 
 
 class Report(
@@ -74,6 +87,22 @@ class Attributes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Firmware version the device says it runs."""
     digest: str | None = None
     """sha256 (hex) of the file it runs, where the device knows it."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """``data`` of ``device.health.reported``: a period's own numbers, never running totals, so repetition and order do no harm.
+
+    The statement is ``(device, signal, period)``: a repeated one is recognised however often and late it comes, and of two that differ
+    the one recorded first stands.
+    """
+
+    signal: Annotated[str, msgspec.Meta(pattern=SIGNAL)]
+    period: Annotated[int, msgspec.Meta(ge=0, le=MAX_PERIOD)]
+    """Number that the device gives to no other period of this signal: counted up in its flash, or when the period began."""
+    events: Annotated[int, msgspec.Meta(ge=0, le=MAX_EVENTS)]
+    """How often the signal came. Zero is a report too: it is what shows that the device watches for it."""
+    exposure_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_EXPOSURE_MS)]
+    """How long the period was, in time that the device ran."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,11 +142,17 @@ decode_event = msgspec.json.Decoder(DeviceEvent).decode
 decode_update = msgspec.json.Decoder(UpdateEvent).decode
 decode_report = msgspec.json.Decoder(Report).decode
 decode_attributes = msgspec.json.Decoder(Attributes).decode
+decode_health = msgspec.json.Decoder(Health).decode
 
 
 def statement_id(device_id: str, action: str, canonical: bytes) -> str:
     """Identity of a report whose client sends no sequence number: 32 hex digits of ``sha256(device NUL action NUL body)``."""
     return sha256(b"\0".join((device_id.encode(), action.encode(), canonical))).hexdigest()[:32]
+
+
+def health_id(device_id: str, report: Health) -> str:
+    """Identity of a period's report: what it counts does not matter to which it is."""
+    return statement_id(device_id, HEALTH, f"{report.signal}/{report.period}".encode())
 
 
 def canonical_body(body: Any) -> bytes:

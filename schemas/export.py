@@ -22,6 +22,7 @@ def documents() -> dict[str, dict[str, Any]]:
         "device-event.json": msgspec.json.schema(device_events.DeviceEvent),
         "device-report.json": msgspec.json.schema(device_events.Report),
         "device-attributes.json": msgspec.json.schema(device_events.Attributes),
+        "device-health.json": msgspec.json.schema(device_events.Health),
         "ledger-entry.json": msgspec.json.schema(ledger.Entry),
     }
     for module in (campaign_events, registry_events, log_events, fleet_events):

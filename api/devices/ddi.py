@@ -12,8 +12,7 @@ Invariants
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -23,16 +22,15 @@ from api.devices.ddi_bodies import Base
 from api.devices.ddi_reports import CONFIG_DATA, SETTLED, conclude, interpret, parse_attributes, parse_feedback
 from api.devices.errors import (
     MethodNotAllowedError,
-    OverloadedError,
     UnknownActionError,
     UnknownArtifactError,
     UnknownPathError,
 )
-from api.devices.http import HAL, TEXT, Answer, Headers, Request
+from api.devices.http import HAL, TEXT, Answer, Request
 from api.devices.limits import DeviceLimits
 from api.devices.projected import ProjectionWatch
-from api.devices.services import MAX_REPORTS_IN_HAND, Device, GatewayServices
-from orchestrator import failpoints
+from api.devices.reports import ReportWriter, taken
+from api.devices.services import Device, GatewayServices
 from orchestrator.app.ports import OfferView
 from orchestrator.domain.assignment import State
 from orchestrator.domain.visibility import Shown
@@ -40,9 +38,6 @@ from schemas import device_events as d
 
 SOURCE: Final = "/gateway/ddi"
 """``source`` of the events that come in here."""
-
-EVENT_ID: Final = b"ota-event-id"
-"""Header in which a report's answer says under which id it is stored."""
 
 OWNERS: Final = 100_000
 """Actions whose device is remembered, about 100 bytes each; to whom an action was given never changes."""
@@ -54,14 +49,14 @@ MAX_ACTION: Final = 2**31 - 1
 class Ddi:
     """The interface, for one tenant."""
 
-    def __init__(self, services: GatewayServices, limits: DeviceLimits) -> None:
+    def __init__(self, services: GatewayServices, limits: DeviceLimits, writer: ReportWriter) -> None:
         self._services = services
         self._limits = limits
         self._settings = services.settings
         self._offers = services.offers
         self._projection = ProjectionWatch(services.offers.positions)
         self._owners: OrderedDict[int, int] = OrderedDict()
-        self._in_hand = 0
+        self._writer = writer
 
     async def handle(self, request: Request, base: Base, device: Device, path: Sequence[str]) -> None:
         """Answer an authenticated device; ``path`` is what follows the device's base. Raises OtaError."""
@@ -128,7 +123,7 @@ class Ddi:
     # ---- what the device says
 
     async def _feedback(self, request: Request, device: Device, action_id: int, *, cancel: bool) -> Answer:
-        with self._slot():
+        with self._writer.slot():
             feedback = parse_feedback(await request.body(self._settings.max_report_bytes))
             await self._require_owner(action_id, device.device_no)
             meaning = interpret(feedback, device.profile, cancel=cancel)
@@ -144,17 +139,17 @@ class Ddi:
                 time=feedback.time,
                 data=msgspec.Raw(d.encode(meaning.report(action_id))),
             )
-            partition, offset = await self._write(event)
+            partition, offset = await self._writer.write(event)
         if event.type in SETTLED and not await self._passed(partition, offset):
             state = d.UPDATE_STATES[event.type]
             await self._offers.overlay(device.device_no, action_id, state, partition, offset)
         if event.type == d.CONFIRMED:
             # It runs something else now, so its attributes are asked for again.
             self._services.identities.forget(device.device_id)
-        return _taken(event)
+        return taken(event)
 
     async def _config_data(self, request: Request, device: Device) -> Answer:
-        with self._slot():
+        with self._writer.slot():
             attributes, canonical = parse_attributes(await request.body(self._settings.max_report_bytes))
             event = d.DeviceEvent(
                 id=d.statement_id(device.device_id, CONFIG_DATA, canonical),
@@ -165,18 +160,11 @@ class Ddi:
                 recorded_at=self._services.clock(),
                 data=msgspec.Raw(d.encode(attributes)),
             )
-            partition, offset = await self._write(event)
+            partition, offset = await self._writer.write(event)
         # The other gateways ask until the projection has it; being asked once more does no harm, so nothing answers in its place.
         await self._passed(partition, offset)
         self._services.identities.attributes_reported(device.device_id)
-        return _taken(event)
-
-    async def _write(self, event: d.DeviceEvent) -> tuple[int, int]:
-        failpoints.hit("gateway.before_send")
-        written = await self._services.facts.send(event, self._services.traceparent())
-        failpoints.hit("gateway.after_ack")
-        self._services.ingested(event.type)
-        return written
+        return taken(event)
 
     async def _passed(self, partition: int, offset: int) -> bool:
         return await self._projection.passed(partition, offset, self._settings.projection_wait_ms / 1000)
@@ -197,16 +185,6 @@ class Ddi:
         while len(self._owners) > OWNERS:
             self._owners.popitem(last=False)
 
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        if self._in_hand >= MAX_REPORTS_IN_HAND:
-            raise OverloadedError
-        self._in_hand += 1
-        try:
-            yield
-        finally:
-            self._in_hand -= 1
-
 
 def _downloadable(view: OfferView) -> bool:
     return view.shown is Shown.DEPLOYMENT and view.state != State.OFFERED.value
@@ -221,8 +199,3 @@ def _action(segment: str) -> int:
 def _allow(request: Request, *methods: str) -> None:
     if request.method not in methods:
         raise MethodNotAllowedError(f"{request.method} is not possible here.", allow=", ".join(methods))
-
-
-def _taken(event: d.DeviceEvent) -> Answer:
-    headers: Headers = [(EVENT_ID, event.id.encode())]
-    return Answer(headers=headers)

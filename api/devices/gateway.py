@@ -6,6 +6,8 @@ stopped by whoever makes it; it holds nothing of its own but what can be forgott
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -16,7 +18,9 @@ from api.devices.ddi import Ddi
 from api.devices.ddi_bodies import Base
 from api.devices.errors import OverloadedError, UnauthorizedDeviceError, UnknownPathError
 from api.devices.http import PROBLEM, Answer, ClientGoneError, Headers, Request, json_answer, problem, segments
-from api.devices.limits import DeviceLimits, kind_of
+from api.devices.limits import DeviceLimits, Kind, kind_of
+from api.devices.native import HealthReports
+from api.devices.reports import ReportWriter
 from api.devices.services import MAX_DEVICE_ID, Device, GatewayServices
 from orchestrator.errors import OtaError, UnavailableError
 from orchestrator.telemetry.health import run_checks
@@ -24,7 +28,7 @@ from orchestrator.telemetry.health import run_checks
 METRICS: Final = CONTENT_TYPE_PLAIN_0_0_4.encode()
 
 REPORTS: Final = {"POST": "feedback", "PUT": "configData"}
-"""Kind of report by method."""
+"""Kind of hawkBit's reports by method."""
 
 SCHEME: Final = "targettoken"
 """Authorization scheme of hawkBit for a device's own token, in lower case."""
@@ -52,7 +56,9 @@ class Gateway:
         self._tenant = services.settings.tenant.casefold()
         self._public = services.settings.public_gateway.rstrip("/")
         self._limits = DeviceLimits(services.settings, services.monotonic, services.chance, services.queued)
-        self._ddi = Ddi(services, self._limits)
+        writer = ReportWriter(services)
+        self._ddi = Ddi(services, self._limits, writer)
+        self._health = HealthReports(services, writer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -71,7 +77,7 @@ class Gateway:
             if request.started:
                 # A download that broke off: the server cuts the connection, and the client resumes.
                 raise
-            await self._refuse(request, self._refusal(error, scope))
+            await self._refuse(request, self._refusal(error, scope), _report(request.method, scope))
 
     def at_the_door(self) -> bytes | None:
         """The answer to a poll on a new connection if it cannot be served now; None: let it in."""
@@ -89,9 +95,9 @@ class Gateway:
         _log.error("gateway.defect", path=scope["path"], method=scope["method"], exc_info=error)
         return _DefectError()
 
-    async def _refuse(self, request: Request, error: OtaError) -> None:
-        if kind := REPORTS.get(request.method):
-            self._services.refused(kind, error.code)
+    async def _refuse(self, request: Request, error: OtaError, report: str | None) -> None:
+        if report:
+            self._services.refused(report, error.code)
         headers: Headers = ()
         status = error.status
         later = error.fields.get("retry_after")
@@ -99,7 +105,7 @@ class Gateway:
             _log.warning("gateway.unavailable", code=error.code, detail=error.detail)
             status, later = 429, self._limits.put_off()
         if later is not None:
-            headers = self._come_back(request, error, later)
+            headers = self._come_back(request, error, later, report)
         elif isinstance(error, UnauthorizedDeviceError):
             headers = [(b"www-authenticate", b"TargetToken")]
         elif allow := error.fields.get("allow"):
@@ -108,8 +114,8 @@ class Gateway:
             headers = [(b"content-range", str(content_range).encode())]
         await request.answer(problem(error, status, headers))
 
-    def _come_back(self, request: Request, error: OtaError, seconds: int) -> Headers:
-        self._services.put_off(REPORTS.get(request.method, "request"), error.code)
+    def _come_back(self, request: Request, error: OtaError, seconds: int, report: str | None) -> Headers:
+        self._services.put_off(report or "request", error.code)
         later = (b"retry-after", str(seconds).encode())
         # A client without a body to send is gone for a while; its connection would only hold a descriptor.
         return [later, (b"connection", b"close")] if request.method == "GET" else [later]
@@ -117,8 +123,12 @@ class Gateway:
     async def _route(self, request: Request, scope: Scope) -> None:
         match segments(scope):
             case [tenant, "controller", "v1", device_id, *path] if tenant.casefold() == self._tenant:
-                client = scope.get("client")
-                await self._device(request, Base(self._public, tenant, device_id), path, client[0] if client else "")
+                base = Base(self._public, tenant, device_id)
+                serve = partial(self._ddi.handle, request, base, path=path)
+                await self._device(request, scope, device_id, kind_of(path), serve, attributes=not path)
+            case ["device", "v1", device_id, *path]:
+                serve = partial(self._health.handle, request, path=path)
+                await self._device(request, scope, device_id, Kind.HEALTH, serve)
             case ["healthz"]:
                 await request.answer(json_answer(200, {"status": "ok"}))
             case ["readyz"]:
@@ -128,22 +138,33 @@ class Gateway:
             case _:
                 raise UnknownPathError
 
-    async def _device(self, request: Request, base: Base, path: list[str], host: str) -> None:
-        kind = kind_of(path)
+    async def _device(
+        self,
+        request: Request,
+        scope: Scope,
+        device_id: str,
+        kind: Kind,
+        serve: Callable[[Device], Awaitable[None]],
+        *,
+        attributes: bool = False,
+    ) -> None:
+        """Serve a device, once it is known to be one, within all limits."""
+        client = scope.get("client")
+        host = client[0] if client else ""
         with self._limits.admitted(host, kind):
-            device = await self._authenticated(request, base, path)
+            device = await self._authenticated(request, device_id, attributes=attributes)
             if device is None:
                 self._limits.rejected(host, kind)
                 raise UnauthorizedDeviceError
             self._limits.identified(device.device_no, kind)
             self._services.presence.seen(device.device_no, self._services.clock())
-            await self._ddi.handle(request, base, device, path)
+            await serve(device)
 
-    async def _authenticated(self, request: Request, base: Base, path: list[str]) -> Device | None:
+    async def _authenticated(self, request: Request, device_id: str, *, attributes: bool) -> Device | None:
         scheme, _, token = (request.header(b"authorization") or "").partition(" ")
-        if scheme.lower() != SCHEME or not 0 < len(base.device_id) <= MAX_DEVICE_ID:
+        if scheme.lower() != SCHEME or not 0 < len(device_id) <= MAX_DEVICE_ID:
             return None
-        return await self._services.identities.authenticate(base.device_id, token.strip(), attributes=not path)
+        return await self._services.identities.authenticate(device_id, token.strip(), attributes=attributes)
 
     async def _ready(self) -> Answer:
         ready, checks = await run_checks(self._services.readiness)
@@ -160,6 +181,11 @@ class Gateway:
                 return
 
 
+def _report(method: str, scope: Scope) -> str | None:
+    """What kind of report this was meant to be, None if none."""
+    return "health" if method == "POST" and segments(scope)[:2] == ["device", "v1"] else REPORTS.get(method)
+
+
 def create_gateway(services: GatewayServices) -> Gateway:
-    """The gateway as an ASGI 3 application: hawkBit's device interface, ``/healthz``, ``/readyz`` and ``/metrics``."""
+    """The gateway as an ASGI 3 application: hawkBit's device interface, our own, ``/healthz``, ``/readyz`` and ``/metrics``."""
     return Gateway(services)

@@ -55,6 +55,7 @@ class Kind(Enum):
     """What a device wants, in the order in which it is turned away; downloads apart."""
 
     POLL = "poll"
+    HEALTH = "health"
     ATTRIBUTES = "configData"
     WORK = "work"
     """What comes between a poll and a report: deploymentBase, cancelAction."""
@@ -62,7 +63,7 @@ class Kind(Enum):
     DOWNLOAD = "download"
 
 
-SHARES: Final = {Kind.POLL: 0.25, Kind.ATTRIBUTES: 0.5, Kind.WORK: 0.75, Kind.REPORT: 1.0}
+SHARES: Final = {Kind.POLL: 0.25, Kind.HEALTH: 0.5, Kind.ATTRIBUTES: 0.5, Kind.WORK: 0.75, Kind.REPORT: 1.0}
 """Part of the overload bounds from which a kind is turned away."""
 
 

@@ -361,6 +361,24 @@ class GateStatus(_Output):
     evaluated_at: Time
 
 
+class HealthStatus(_Output):
+    rule: str
+    test: str
+    signal: str
+    scope: str
+    events: int = Field(
+        description="Of treated devices; in a comparison, devices that failed while both arms were watched."
+    )
+    exposure_ms: int
+    held_events: int | None
+    held_exposure_ms: int | None
+    expected: float = Field(description="Events that would just be acceptable.")
+    log_e: float | None
+    limit: float = Field(description="It halts from this log_e on.")
+    alpha: float
+    until: Time = Field(description="Reports recorded up to here were counted.")
+
+
 class HaltedStratum(BaseModel):
     stratum: str
     started: int
@@ -388,6 +406,12 @@ class HaltStatus(_Output):
     strata: list[HaltedStratum]
     failed_at: Time | None
     fact: dict[str, Any] | None
+    signal: str | None = Field(description="Of a rule on health, as the five that follow.")
+    events: int | None
+    exposure_ms: int | None
+    held_events: int | None
+    held_exposure_ms: int | None
+    expected: float | None
 
 
 class Fleet(_Output):
@@ -482,6 +506,7 @@ class Campaign(CampaignSummary):
     counts: dict[str, int]
     phases: list[PhaseStatus]
     gate: list[GateStatus]
+    health: list[HealthStatus] = Field(description="Rules on health after the update, as they stand.")
     halt: HaltStatus | None
     breaker: BreakerStatus | None = Field(description="Null for a plan without one.")
     halted_strata: list[StratumHaltStatus] = Field(description="Halted alone; the campaign goes on without them.")
@@ -562,6 +587,22 @@ class BudgetPreview(_Output):
     smallest: list[PlacePreview] = Field(description="Without those that are among the largest.")
 
 
+class HealthPreview(_Output):
+    name: str
+    scope: str
+    test: str
+    signal: str
+    alpha: float
+    processes: int
+    min_events: int
+    per_hour: float | None
+    span: int | None
+    bounds: dict[str, int] = Field(
+        description="Device hours to the fewest events that halt; of a comparison, the treated share of the exposure to the"
+        " fewest failures that halt if all are treated."
+    )
+
+
 class PlanProblem(_Output):
     pointer: str
     code: str
@@ -585,6 +626,7 @@ class Preview(_Output):
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
     budget: list[BudgetPreview]
+    health: list[HealthPreview]
     problems: list[PlanProblem]
     revision: RevisionPreview | None = Field(description="What the revision that waits for approval would mean.")
 

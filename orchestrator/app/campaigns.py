@@ -23,12 +23,15 @@ from orchestrator.domain.boundary import f_star
 from orchestrator.domain.breaker import failures_that_reopen
 from orchestrator.domain.budget import BudgetLimits
 from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validate_against
+from orchestrator.domain.exposure import HOUR_MS, events_to_halt
 from orchestrator.domain.halt_rule import HaltTable
+from orchestrator.domain.health_rule import HealthGate
 from orchestrator.domain.plan import Plan, parse_plan
 from orchestrator.domain.plan_fields import PlanError, Problem
 from orchestrator.domain.retry import Outcome
 from orchestrator.domain.revision import PaceChange, pace_changes
 from orchestrator.domain.selection import models
+from orchestrator.domain.versus import failures_to_halt
 from orchestrator.errors import InvalidInputError
 from schemas.campaign_events import CampaignCreated, CampaignHalted
 
@@ -177,6 +180,26 @@ class BudgetPreview(Struct, frozen=True, kw_only=True):
     """Without those that are among the largest."""
 
 
+class HealthPreview(Struct, frozen=True, kw_only=True):
+    """A rule on health after the update: what it takes to halt. It bounds no harm, so it is in no phase's ``failures_at_most``."""
+
+    name: str
+    scope: str
+    test: str
+    signal: str
+    alpha: float
+    """Of one process."""
+    processes: int
+    min_events: int
+    per_hour: float | None
+    """Acceptable events per device hour; None of a comparison."""
+    span: int | None
+    """Of a comparison: time within which the arms are compared, ms."""
+    bounds: dict[str, int]
+    """Device hours to fewest events that halt. Of a comparison: the treated share of the exposure at the end of each phase to the
+    fewest failures that halt if all of them are treated."""
+
+
 class Preview(Struct, frozen=True, kw_only=True):
     """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
 
@@ -192,10 +215,14 @@ class Preview(Struct, frozen=True, kw_only=True):
     breaker: BreakerPreview | None
     """None for a plan without one."""
     budget: list[BudgetPreview]
+    health: list[HealthPreview]
     problems: list[Problem]
     """Why it cannot be submitted; then there are no phases and rules."""
     revision: RevisionPreview | None = None
 
+
+_HOURS: Final = (10, 100, 1_000, 10_000, 100_000)
+"""Device hours at which a preview shows a health rule's bound."""
 
 _SHOWN: Final = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 """Counts of devices at which a preview shows a rule's bound."""
@@ -233,6 +260,7 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
         retries=retries(dossier.plan),
         breaker=_breaker(dossier.plan),
         budget=[_budget(limits) for limits in dossier.budget],
+        health=[_health(gate, dossier) for gate in dossier.health],
         problems=[],
     )
 
@@ -289,6 +317,28 @@ def _budget(limits: BudgetLimits) -> BudgetPreview:
         other=limits.other,
         largest=places[:SHOWN_VALUES],
         smallest=places[SHOWN_VALUES:],
+    )
+
+
+def _health(gate: HealthGate, dossier: Dossier) -> HealthPreview:
+    if gate.per_hour is not None:
+        rate = gate.per_hour
+        bounds = {str(h): events_to_halt(h * HOUR_MS, rate, gate.alpha, gate.min_events) for h in _HOURS}
+    else:
+        held = sum(dossier.holdback.values())
+        shares = [share.reached / (share.reached + held) for share in dossier.phases]
+        bounds = {f"{share:.4g}": failures_to_halt(share, gate.alpha) for share in shares}
+    return HealthPreview(
+        name=gate.name,
+        scope=gate.scope,
+        test=gate.test,
+        signal=gate.signal,
+        alpha=gate.alpha,
+        processes=gate.processes,
+        min_events=gate.min_events,
+        per_hour=gate.per_hour,
+        span=gate.span,
+        bounds=bounds,
     )
 
 
@@ -507,6 +557,7 @@ class Campaigns:
             retries=retries(plan),
             breaker=_breaker(plan),
             budget=[],
+            health=[],
             problems=resolved,
         )
 

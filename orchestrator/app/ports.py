@@ -209,6 +209,10 @@ class Decisions(Protocol):
         """
         ...
 
+    async def judge_health(self, campaign_id: str, facts_until: int) -> bool:
+        """Count what devices reported of their health up to ``facts_until`` (ms), and halt if a rule on it says so; True if it did."""
+        ...
+
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         """The phase's counters in the running gate epoch, in one snapshot; matured at ``now``."""
         ...

@@ -4,8 +4,8 @@ Every step reads the campaign from the log, does what is due now, and says how t
 one campaign at once, takes no decision twice: events have command ids made of the campaign, the phase and the gate epoch (never of a
 run), and decisions about devices are idempotent by what they claim.
 
-Not here: waiting, retrying, and the order of the steps (``workflows``); the halt rules, which are asked in the transaction that adds a
-failure.
+Not here: waiting, retrying, and the order of the steps (``workflows``); the halt rules on failures, which are asked in the transaction
+that adds one. Those on health are asked here: they need to have heard everything up to a moment, and come after the update anyway.
 """
 
 from __future__ import annotations
@@ -256,8 +256,10 @@ class CampaignProcess:
         return done
 
     async def sweep(self, campaign_id: str, now: int) -> Tended:
-        """Look after the breaker; expire, withdraw and cancel what is due, silence only as far as facts have been heard."""
+        """Judge health, look after the breaker, expire, withdraw and cancel what is due; health and silence only as far as was heard."""
         heard = await self._facts.until(now)
+        # Before the sweep, which withdraws offers in the same look if this halts.
+        await self._decisions.judge_health(campaign_id, heard)
         # Before the sweep: what is silent because nothing is heard must not fall due first.
         await self._breakers.look(campaign_id, now, heard)
         swept = await self._decisions.sweep(campaign_id, now, heard)
@@ -303,7 +305,10 @@ class CampaignProcess:
         if verdict.verdict is Verdict.PROMOTE:
             # A promotion must not overlook a failure that was stated before it: hear everything first, then count again. The broker
             # is asked only here, when all else is ready.
-            stale = await self._facts.until(now) < now
+            until = await self._facts.until(now)
+            stale = until < now
+            if await self._decisions.judge_health(campaign_id, until):
+                return _outcome(GateResult.STOPPED, await self._campaigns.load(campaign_id))
             reading = await self._decisions.read_gate(campaign_id, phase, now)
             verdict = _judge(campaign, phase, reading, now, stale=stale)
         if verdict.verdict is not Verdict.PROMOTE:

@@ -96,6 +96,29 @@ class GateStatus(Struct, frozen=True, kw_only=True):
     evaluated_at: int
 
 
+class HealthStatus(Struct, frozen=True, kw_only=True):
+    """How one process of a rule on health stands in the running gate epoch."""
+
+    rule: str
+    test: str
+    signal: str
+    scope: str
+    events: int
+    """Of treated devices; in a comparison, devices that failed while both arms were watched."""
+    exposure_ms: int
+    held_events: int | None
+    """Of devices held back; None where they are not compared with."""
+    held_exposure_ms: int | None
+    expected: float
+    """Events that would just be acceptable."""
+    log_e: float | None
+    limit: float
+    """It halts from this ``log_e`` on."""
+    alpha: float
+    until: int
+    """Reports recorded up to here were counted."""
+
+
 class HaltStatus(Struct, frozen=True, kw_only=True):
     """The latest halt, with every number it was decided on."""
 
@@ -121,6 +144,13 @@ class HaltStatus(Struct, frozen=True, kw_only=True):
     """Stratum, started, failures and evidence; the likely culprit first."""
     failed_at: int | None
     fact: dict[str, Any] | None
+    signal: str | None
+    """Of a rule on health, as the five that follow."""
+    events: int | None
+    exposure_ms: int | None
+    held_events: int | None
+    held_exposure_ms: int | None
+    expected: float | None
 
 
 class StratumHaltStatus(Struct, frozen=True, kw_only=True):
@@ -220,6 +250,7 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     counts: dict[str, int]
     phases: list[PhaseStatus]
     gate: list[GateStatus]
+    health: list[HealthStatus]
     halt: HaltStatus | None
     breaker: BreakerStatus | None
     """None for a plan without one."""

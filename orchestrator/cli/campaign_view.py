@@ -17,6 +17,8 @@ from orchestrator.client.models import (
     BudgetPreview,
     CampaignDetail,
     Halt,
+    Health,
+    HealthPreview,
     PaceChange,
     Phase,
     PhasePreview,
@@ -29,6 +31,7 @@ from orchestrator.domain.durations import format_duration
 
 IN_FLIGHT: Final = ("offered", "accepted", "downloading", "installed", "trial")
 FAILED: Final = ("failed", "reverted")
+HOUR_MS: Final = 3_600_000
 SHOWN_STRATA: Final = 5
 """Strata of a halt that are listed; the first is the likely culprit."""
 
@@ -106,6 +109,9 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
     if campaign["components"]:
         yield ""
         yield components(campaign)
+    if campaign["health"]:
+        yield ""
+        yield health(campaign["health"])
 
 
 def _error(campaign: CampaignDetail) -> str:
@@ -187,6 +193,7 @@ def halt_panel(campaign: CampaignDetail, halt: Halt) -> RenderableType:
                     None if halt["n"] is None else f"f = {halt['f']} failures among n = {halt['n']} started devices",
                 ),
                 ("bound", bound),
+                ("health", _reported(halt)),
                 ("acceptable rate", None if halt["p0"] is None else f"p0 = {halt['p0']:g}"),
                 ("error", None if halt["alpha"] is None else f"alpha = {halt['alpha']:g}"),
                 ("evidence", evidence),
@@ -281,6 +288,42 @@ def components(campaign: CampaignDetail) -> Table:
     return table(columns, rows, right=columns[1:])
 
 
+def health(rules: list[Health]) -> Table:
+    """How each rule on health stands in the running gate epoch."""
+    return table(
+        ("health rule", "scope", "signal", "events", "accepted", "device hours", "held back", "log e", "halts from"),
+        (
+            (
+                rule["rule"],
+                rule["scope"],
+                rule["signal"],
+                rule["events"],
+                f"{rule['expected']:.1f}",
+                f"{rule['exposure_ms'] / HOUR_MS:.1f}",
+                None if rule["held_events"] is None else f"{rule['held_events']} in {_hours(rule['held_exposure_ms'])}",
+                None if rule["log_e"] is None else f"{rule['log_e']:.2f}",
+                f"{rule['limit']:.2f}",
+            )
+            for rule in rules
+        ),
+        right=("events", "accepted", "device hours", "log e", "halts from"),
+    )
+
+
+def _reported(halt: Halt) -> str | None:
+    """What devices reported, of a halt for their health."""
+    if halt["signal"] is None:
+        return None
+    text = f"{halt['events']} times '{halt['signal']}' in {_hours(halt['exposure_ms'])}"
+    if halt["held_events"] is not None:
+        text += f", held back {halt['held_events']} in {_hours(halt['held_exposure_ms'])}"
+    return text if halt["expected"] is None else f"{text}; {halt['expected']:.1f} would be acceptable"
+
+
+def _hours(exposure_ms: int | None) -> str:
+    return f"{(exposure_ms or 0) / HOUR_MS:.1f} device hours"
+
+
 def preview(found: Preview) -> RenderableType:
     """What a plan means for the fleet."""
     parts: list[RenderableType] = [
@@ -331,6 +374,9 @@ def preview(found: Preview) -> RenderableType:
     parts += ["", _breaker_preview(found)]
     for limits in found["budget"]:
         parts += ["", _budget(limits)]
+    if found["health"]:
+        columns = ("health rule", "scope", "signal", "accepts", "alpha", "halts at events / device hours")
+        parts += ["", table(columns, (_health_row(rule) for rule in found["health"]), right=("alpha",))]
     strata = sorted(found["strata"].items())
     parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
     return Group(*parts)
@@ -382,6 +428,19 @@ def _budget(limits: BudgetPreview) -> Table:
         (f"{limits['label']} ({limits['values']} values)", "devices", "at once, over all campaigns"),
         rows,
         right=("devices", "at once, over all campaigns"),
+    )
+
+
+def _health_row(rule: HealthPreview) -> tuple[object, ...]:
+    compares = rule["per_hour"] is None
+    bounds = ", ".join(f"{events}/{at}" for at, events in rule["bounds"].items())
+    return (
+        rule["name"],
+        rule["scope"],
+        rule["signal"],
+        "what the holdback shows" if compares else f"{rule['per_hour']:g} per hour",
+        rule["alpha"],
+        f"{bounds} (failures, all treated / their share of exposure)" if compares else bounds,
     )
 
 

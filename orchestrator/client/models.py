@@ -201,6 +201,22 @@ class Gate(TypedDict):
     evaluated_at: str
 
 
+class Health(TypedDict):
+    rule: str
+    test: str
+    signal: str
+    scope: str
+    events: int
+    exposure_ms: int
+    held_events: int | None
+    held_exposure_ms: int | None
+    expected: float
+    log_e: float | None
+    limit: float
+    alpha: float
+    until: str
+
+
 class Stratum(TypedDict):
     stratum: str
     started: int
@@ -228,6 +244,13 @@ class Halt(TypedDict):
     strata: list[Stratum]
     failed_at: str | None
     fact: dict[str, Any] | None
+    signal: str | None
+    """Of a rule on health, as the five that follow."""
+    events: int | None
+    exposure_ms: int | None
+    held_events: int | None
+    held_exposure_ms: int | None
+    expected: float | None
 
 
 class Fleet(TypedDict):
@@ -321,6 +344,8 @@ class CampaignDetail(Campaign):
     counts: dict[str, int]
     phases: list[Phase]
     gate: list[Gate]
+    health: list[Health]
+    """Rules on health after the update, as they stand."""
     halt: Halt | None
     breaker: BreakerStatus | None
     """None for a plan without one."""
@@ -410,6 +435,20 @@ class BudgetPreview(TypedDict):
     """Without those that are among the largest."""
 
 
+class HealthPreview(TypedDict):
+    name: str
+    scope: str
+    test: str
+    signal: str
+    alpha: float
+    processes: int
+    min_events: int
+    per_hour: float | None
+    span: int | None
+    bounds: dict[str, int]
+    """Device hours to the fewest events that halt; of a comparison, the treated share of the exposure to the fewest failures."""
+
+
 class PlanProblem(TypedDict):
     pointer: str
     code: str
@@ -433,6 +472,7 @@ class Preview(TypedDict):
     retries: list[RetryPreview]
     breaker: BreakerPreview | None
     budget: list[BudgetPreview]
+    health: list[HealthPreview]
     problems: list[PlanProblem]
     revision: RevisionPreview | None
 

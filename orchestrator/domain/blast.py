@@ -6,7 +6,8 @@ stop at the commit that crosses, so failures in all are at most ``max(f*(n_end),
 phase counts as what it can grow to if every device of the phase confirms. It holds for any order and delay of
 reports.
 
-It covers what feeds the verdict and shows before a device confirms. For later harm there is the soak.
+It covers what feeds the verdict and shows before a device confirms. For later harm there are the soak and the rules on health, which
+bound nothing.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from pydantic import model_validator
 from orchestrator.domain.budget import MAX_VALUES, BudgetLimits, limits
 from orchestrator.domain.cohort import allot
 from orchestrator.domain.digest import digest_of
-from orchestrator.domain.halt_rule import MAX_LEVELS, EProcessRule, HaltTable, halt_table
+from orchestrator.domain.halt_rule import MAX_LEVELS, EProcessRule, HaltTable, ThresholdRule, halt_table
+from orchestrator.domain.health_rule import HealthGate, VersusRule, health_gate
 from orchestrator.domain.plan import Plan
 from orchestrator.domain.plan_fields import PlanModel, Problem, exact
 from orchestrator.domain.sequential import clean_devices_needed
@@ -50,7 +51,7 @@ def validate_against(
         if model not in release_models:
             detail = f"The release does not support the hardware model '{model}'."
             problems.append(Problem(f"/cohort/hardware_models/{index}", "plan.cohort.hardware_model", detail))
-    spent = sum(exact(rule.alpha) for rule in plan.halt if isinstance(rule, EProcessRule))
+    spent = sum(exact(rule.alpha) for rule in plan.halt if not isinstance(rule, ThresholdRule))
     if spent > exact(alpha_total):
         detail = f"The halt rules spend {float(spent):g} of alpha together; at most {alpha_total:g} is allowed."
         problems.append(Problem("/halt", "plan.halt.alpha", detail))
@@ -64,7 +65,12 @@ def validate_against(
         problems.append(Problem("/cohort", "plan.cohort.empty", "No device matches the cohort."))
         return problems
 
-    treated = total - plan.holdback_count(total)
+    held = plan.holdback_count(total)
+    for index, rule in enumerate(plan.halt):
+        if isinstance(rule, VersusRule) and not held:
+            detail = f"The rule '{rule.name}' compares with a holdback, but of {total} devices none is held back."
+            problems.append(Problem(f"/halt/{index}", "plan.halt.holdback", detail))
+    treated = total - held
     reached = 0
     for index, (phase, count) in enumerate(zip(plan.phases, plan.phase_counts(treated), strict=True)):
         own, reached = count - reached, max(count, reached)
@@ -102,6 +108,9 @@ class Dossier(PlanModel):
     holdback: dict[str, int]
     phases: tuple[PhaseShare, ...]
     rules: tuple[HaltTable, ...]
+    """Of failures among started devices."""
+    health: tuple[HealthGate, ...] = ()
+    """Of health after the update."""
     revised_from: tuple[int, ...] = ()
     """Of a revision: the largest in-flight cap that versions before it allowed up to each phase, and that may still be in flight."""
     budget: tuple[BudgetLimits, ...] = ()
@@ -146,8 +155,17 @@ def freeze(
         strata=allotment.strata,
         holdback=allotment.holdback,
         phases=tuple(phases),
-        rules=tuple(halt_table(rule, len(plan.phases), strata_sizes) for rule in plan.halt),
         budget=tuple(limits(rule, devices) for rule, devices in zip(plan.budget, budget, strict=True)),
+        rules=tuple(
+            halt_table(rule, len(plan.phases), strata_sizes)
+            for rule in plan.halt
+            if isinstance(rule, EProcessRule | ThresholdRule)
+        ),
+        health=tuple(
+            health_gate(rule, len(plan.phases), strata_sizes)
+            for rule in plan.halt
+            if not isinstance(rule, EProcessRule | ThresholdRule)
+        ),
     )
 
 

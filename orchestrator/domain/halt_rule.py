@@ -1,6 +1,7 @@
 """Halt rules: what people write into a plan, and the tables of integers that a campaign obeys.
 
-Two tests, both "this many failures among this many started devices":
+Two tests here, both "this many failures among this many started devices"; those on health after the update are in
+:mod:`orchestrator.domain.health_rule`:
 
 - **e-process**: its false alarms over the whole life of the campaign are at most ``alpha``, however often it looks
   (:mod:`orchestrator.domain.sequential`). With ``scope: stratum, halts: stratum`` it halts single strata by e-BH
@@ -23,7 +24,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.boundary import halt_horizons
-from orchestrator.domain.plan_fields import MAX_COUNT, Integer, Name, PlanModel, Rate, between, exact
+from orchestrator.domain.health_rule import ExposureRule, VersusRule
+from orchestrator.domain.plan_fields import MAX_COUNT, Integer, Name, PlanModel, Rate, Scope, between, exact
 
 MIN_FAILURES: Final = 3
 """Default of a halt rule: fewer failures never halt. It only makes a rule slower, so its promise stays intact."""
@@ -39,7 +41,8 @@ ALARM_DEVICES: Final = 2_000
 
 _NEGLIGIBLE: Final = 1e-18
 
-Scope = Literal["campaign", "phase", "stratum"]
+TAGS: Final = frozenset({"e-process", "threshold", "exposure", "canary-vs-holdback"})
+"""Tests that there are; pydantic adds them to the location of an error, where they are no part of a plan."""
 
 
 class EProcessRule(PlanModel):
@@ -86,15 +89,16 @@ def _test_of(value: object) -> str:
     if isinstance(value, Mapping):
         test = cast("Mapping[str, object]", value).get("test")
     # What names no test of ours is reported by the e-process, whose field it is not.
-    return "threshold" if test == "threshold" else "e-process"
+    return test if isinstance(test, str) and test in TAGS else "e-process"
 
 
 HaltRule = Annotated[
-    Annotated[EProcessRule, Tag("e-process")] | Annotated[ThresholdRule, Tag("threshold")], Discriminator(_test_of)
+    Annotated[EProcessRule, Tag("e-process")]
+    | Annotated[ThresholdRule, Tag("threshold")]
+    | Annotated[ExposureRule, Tag("exposure")]
+    | Annotated[VersusRule, Tag("canary-vs-holdback")],
+    Discriminator(_test_of),
 ]
-
-TAGS: Final = frozenset({"e-process", "threshold"})
-"""Parts that pydantic adds to the location of an error and that are no part of a plan."""
 
 
 def false_halt_bound(rules: Iterable[Mapping[str, Any]], gate_epochs: int) -> float:

@@ -22,7 +22,8 @@ from orchestrator.domain.breaker import BreakerField, BreakerSpec
 from orchestrator.domain.budget import MAX_LABELS, BudgetRule
 from orchestrator.domain.conflict import DEFAULT_PRIORITY, Priority, Supersede
 from orchestrator.domain.external import MAX_EXTERNAL, ExternalGate
-from orchestrator.domain.halt_rule import TAGS, HaltRule
+from orchestrator.domain.halt_rule import TAGS, EProcessRule, HaltRule, ThresholdRule
+from orchestrator.domain.health_rule import VersusRule
 from orchestrator.domain.plan_fields import (
     Count,
     Deadline,
@@ -265,7 +266,20 @@ def _inner_problems(plan: Plan) -> Iterator[Problem]:
         if phase.jitter is not None and phase.jitter >= plan.offer_ttl:
             detail = f"The jitter of '{phase.name}' must be shorter than the offer's time to live."
             yield Problem(f"/phases/{index}/jitter", "plan.jitter.range", detail)
+    yield from _rule_problems(plan)
     yield from _order_problems(plan.phases)
+
+
+def _rule_problems(plan: Plan) -> Iterator[Problem]:
+    if not any(isinstance(rule, EProcessRule | ThresholdRule) for rule in plan.halt):
+        detail = (
+            "Rules on health come after the update and bound no harm: a plan needs an 'e-process' or 'threshold' too."
+        )
+        yield Problem("/halt", "plan.halt.bound", detail)
+    for index, rule in enumerate(plan.halt):
+        if isinstance(rule, VersusRule) and not plan.cohort.holdback_percent:
+            detail = f"The rule '{rule.name}' compares with a holdback: 'cohort.holdback_percent' must be above 0."
+            yield Problem(f"/halt/{index}", "plan.halt.holdback", detail)
 
 
 def _order_problems(phases: Sequence[Phase]) -> Iterator[Problem]:

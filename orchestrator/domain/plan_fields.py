@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Final, LiteralString
+from typing import Annotated, Any, Final, Literal, LiteralString
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -110,6 +110,8 @@ Count = Annotated[Integer, between("plan.phase.size", 1, MAX_COUNT)]
 InFlightCap = Annotated[Integer, between("plan.in_flight.range", 1, MAX_COUNT)]
 Duration = Annotated[int, BeforeValidator(_duration, json_schema_input_type=str | int)]
 Deadline = Annotated[Duration, AfterValidator(_positive)]
+Scope = Literal["campaign", "phase", "stratum"]
+"""What a halt rule counts in: everything, or each phase or stratum by itself."""
 
 
 class PlanModel(BaseModel):

@@ -133,6 +133,8 @@ class MemoryDecisions:
     breaker: BreakerSpec | None = None
     outcomes: Reading = field(default_factory=lambda: Reading(counts={}))
     """What the breaker's next look reads."""
+    judged: list[int] = field(default_factory=list)
+    """How far facts had been heard at each look at health."""
 
     async def phase_sizes(self, campaign_id: str) -> list[int]:
         return self.sizes if (await self.campaigns.load(campaign_id)).enrolled else []
@@ -162,6 +164,10 @@ class MemoryDecisions:
         self.sweeps.append((now, facts_until))
         state = str((await self.campaigns.load(campaign_id)).state)
         return DeadlineSweep(expired=0, silent=0, requeued=0, withdrawn=0, cancels=0, state=state)
+
+    async def judge_health(self, campaign_id: str, facts_until: int) -> bool:
+        self.judged.append(facts_until)
+        return False
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         reading = GateReading(

@@ -7,6 +7,7 @@ is shared with the product.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +44,7 @@ STATED = {
     "device.update.cancelled": "cancelled",
     "device.update.not_applicable": "not_applicable",
 }
-TYPES = frozenset({*STATED, "device.update.progressed", "device.attributes.reported"})
+TYPES = frozenset({*STATED, "device.update.progressed", "device.attributes.reported", "device.health.reported"})
 LARGEST_RECORD = 1 << 20
 
 
@@ -86,6 +87,16 @@ def _number(value: Any) -> int:
     return value
 
 
+def _sane(report: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError for a report on health that nobody can have meant."""
+    if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,31}", report["signal"]):
+        raise ValueError(report["signal"])
+    week, limits = 7 * 24 * 3_600_000, {"period": (0, 2**53 - 1), "events": (0, 10_000)}
+    for name, (low, high) in (limits | {"exposure_ms": (1, week)}).items():
+        if not low <= _number(report[name]) <= high:
+            raise ValueError(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
     """A record that can be applied: its timeline row, and what it says of an assignment or of the device."""
@@ -125,6 +136,9 @@ def read_fact(record: LogRecord, actions: Mapping[int, Action]) -> Fact:
         if kind == "device.attributes.reported":
             row = (device, None, None, event_id, kind, at, None, None)
             return Fact(row, device=device, version=_text(data.get("version"), 1 << 20))
+        if kind == "device.health.reported":
+            _sane(data)
+            return Fact((device, None, None, event_id, kind, at, None, None), device=device)
         action_id = _number(data["action_id"])
         blame, reason = _text(data.get("class"), 32), _text(data.get("reason"), 64)
     except (ValueError, KeyError, TypeError, AttributeError) as why:

@@ -225,6 +225,20 @@ class World:
         )
         self.raw(device_no % len(self.log), d.encode(event))
 
+    def health(self, device_no: int, period: int, at: int, *, events: int = 0, **report: Any) -> None:
+        """Append a report on a device's health: of an hour, unless told otherwise."""
+        said = d.Health(**({"signal": "crash", "exposure_ms": 3_600_000} | report), period=period, events=events)
+        event = d.DeviceEvent(
+            id=d.health_id(f"dev-{device_no:04}", said),
+            source="test",
+            type=d.HEALTH,
+            subject=f"dev-{device_no:04}",
+            device_no=device_no,
+            recorded_at=at,
+            data=msgspec.Raw(d.encode(said)),
+        )
+        self.raw(device_no % len(self.log), d.encode(event))
+
     def raw(self, partition: int, value: bytes | None) -> None:
         """Append any bytes to the log."""
         records = self.log[partition]

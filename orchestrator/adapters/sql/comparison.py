@@ -2,7 +2,8 @@
 
 Both sides are walked in key order, a run of rows at a time, and each run is compared by count and hash in the database; only one that
 differs is fetched, to name its first difference. Of each table only the declared columns count: not shards, epochs, the clocks of work
-queues, the overlay or presence, and not ``gate``, whose rows are the last look, not a fact. Counters are compared as sums over shards.
+queues, the overlay or presence, and not ``gate`` and ``health_reading``, whose rows are the last look, not a fact. Counters are
+compared as sums over shards.
 
 Both sides must stand still and at the same positions of both logs; that is the caller's part.
 """
@@ -94,6 +95,7 @@ COMPARED: Final = (
     ),
     _of("component_state", "device", "device_no campaign_no name", "attempt outcome changed_at failure_class"),
     _of("offer_queue", "device", "campaign_no phase rank", "device_no stratum attempt"),
+    _of("health_report", "device", "device_no signal period", "recorded_at events exposure_ms"),
     _of("counter", "campaign", "campaign_no phase stratum state", "n", summed=True),
     _of("component_count", "campaign", "campaign_no name outcome", "n", summed=True),
     _of("gate_count", "campaign", "campaign_no gate_epoch phase stratum", "started failed", summed=True),

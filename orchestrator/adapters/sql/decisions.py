@@ -10,6 +10,7 @@ from orchestrator.adapters.sql.dispatch import dispatch
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.enrolment import enrol
 from orchestrator.adapters.sql.gate_reading import read_gate
+from orchestrator.adapters.sql.health_gate import judge_health
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.adapters.sql.sweep import sweep
 from orchestrator.app.ports import BreakerReading, DeadlineSweep, DispatchedSlice, GateReading
@@ -43,6 +44,9 @@ class SqlDecisions:
 
     async def sweep(self, campaign_id: str, now: int, facts_until: int) -> DeadlineSweep:
         return await sweep(self._engine, self._cache, await self._no(campaign_id), now, facts_until)
+
+    async def judge_health(self, campaign_id: str, facts_until: int) -> bool:
+        return await judge_health(self._engine, self._cache, await self._no(campaign_id), facts_until)
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         return await read_gate(self._engine, self._cache, await self._no(campaign_id), phase, now)

@@ -4,8 +4,8 @@ The broker destroys the facts that had been read together with those that had no
 needs, so at an accepted loss its rows of the partition move here and are truth from then on. All of them move, also such as the log
 still holds: then a rebuild folds the archive and reads the log from where the projection reads on, and no offset means two records.
 
-Attributes are not in the timeline. They are a register, not a join, so the last report of a device carries what the device table
-held after it.
+What devices report of their health is in the timeline whole, as its detail. Attributes are not. They are a register, not a join, so
+the last report of a device carries what the device table held after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from orchestrator.adapters.sql import component_rows, rows
+from orchestrator.adapters.sql import component_rows, health, rows
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.domain.assignment import Observation, State, observe
 from orchestrator.domain.components import ComponentState
@@ -57,6 +57,7 @@ _FACTS: Final = """SELECT device_no, campaign_no, attempt, gate_epoch, type, rec
 WHERE "partition" = $1 AND type = ANY($2::text[]) ORDER BY device_no, campaign_no"""
 _COMPONENTS: Final = """SELECT device_no, campaign_no, attempt, recorded_at, failure_class, components FROM fact_archive
 WHERE "partition" = $1 AND components IS NOT NULL"""
+_HEALTH: Final = """SELECT device_no, recorded_at, detail FROM fact_archive WHERE "partition" = $1 AND type = $2"""
 _TWINS: Final = """UPDATE device t SET attributes = u.twin->'attributes', version = u.twin->>'version', digest = u.twin->>'digest',
     reported_at = (u.twin->>'reported_at')::bigint
 FROM (SELECT DISTINCT ON (device_no) device_no, twin FROM fact_archive WHERE "partition" = $1 AND twin IS NOT NULL
@@ -98,6 +99,7 @@ async def restore(
         await _fold(conn, cache, page)
         await _fold_components(conn, loss["partition"])
         await conn.execute(_TWINS, loss["partition"])
+        await _restore_health(conn, loss["partition"])
         await conn.execute(
             'INSERT INTO projection_position (projection, topic, "partition", topic_id, cluster_id, next_offset, epoch)'
             " VALUES ($1, $2, $3, $4, $5, $6, 0)",
@@ -127,6 +129,18 @@ async def _fold_components(conn: asyncpg.Connection, partition: int) -> None:
         said = component_rows.states(*which, row["recorded_at"], row["failure_class"], row["components"])
         component_rows.collect(found, said)
     await component_rows.write(conn, found, SHARD)
+
+
+async def _restore_health(conn: asyncpg.Connection, partition: int) -> None:
+    page: health.Reports = {}
+    async for row in conn.cursor(_HEALTH, partition, d.HEALTH, prefetch=PAGE):
+        report = d.decode_health(row["detail"])
+        key, numbers = health.keyed(row["device_no"], row["recorded_at"], report)
+        page[key] = min(numbers, page.get(key, numbers))
+        if len(page) == PAGE:
+            await health.record(conn, page)
+            page = {}
+    await health.record(conn, page)
 
 
 def _observation(fact: Any) -> Observation:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import asyncpg
 import msgspec
 
-from orchestrator.adapters.sql import component_rows
+from orchestrator.adapters.sql import component_rows, health
 from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
 from orchestrator.domain.assignment import Observation, State
 from orchestrator.domain.components import ComponentState
@@ -55,6 +55,7 @@ class FactBatch:
     """Device number to (recorded_at, report), in the order of the log."""
     components: dict[component_rows.Key, ComponentState] = field(default_factory=dict)
     """What the records say of components, joined."""
+    health: health.Reports = field(default_factory=dict)
     timeline: list[tuple[Any, ...]] = field(default_factory=list)
     dead: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -65,7 +66,7 @@ class _RefusedError(Exception):
 
 
 _STATES = {event_type: State(state) for event_type, state in d.UPDATE_STATES.items()}
-_UPDATES = d.TYPES - {d.ATTRIBUTES}
+_UPDATES = d.TYPES - {d.ATTRIBUTES, d.HEALTH}
 _NO_REPORT = (None, None, None, None)
 
 
@@ -133,6 +134,34 @@ def _take_attributes(batch: FactBatch, partition: int, offset: int, event: d.Dev
     batch.attributes.setdefault(event.device_no, []).append((event.recorded_at, reported))
     batch.timeline.append(
         (partition, offset, event.device_no, None, None, event_id, event.type, event.recorded_at, *_NO_REPORT)
+    )
+
+
+def _take_health(batch: FactBatch, partition: int, offset: int, event: d.DeviceEvent) -> None:
+    event_id = _clean(event.id, 64)
+    try:
+        report = d.decode_health(event.data)
+    except msgspec.DecodeError as error:
+        raise _RefusedError("event.malformed", str(error), event_id) from error
+    key, numbers = health.keyed(event.device_no, event.recorded_at, report)
+    batch.health[key] = min(numbers, batch.health.get(key, numbers))
+    # The numbers stand in the timeline too: it is what is kept of a log that is lost.
+    detail = d.encode(report).decode()
+    batch.timeline.append(
+        (
+            partition,
+            offset,
+            event.device_no,
+            None,
+            None,
+            event_id,
+            event.type,
+            event.recorded_at,
+            None,
+            None,
+            detail,
+            None,
+        )
     )
 
 
@@ -214,6 +243,9 @@ async def read_batch(
                     event = _event(record)
                     if event.type == d.ATTRIBUTES:
                         _take_attributes(batch, partition, record.offset, event)
+                        continue
+                    if event.type == d.HEALTH:
+                        _take_health(batch, partition, record.offset, event)
                         continue
                     report = _report(event)
                 # Awaited only for a range that was not seen before: a coroutine per record costs more than its JSON.

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
 from orchestrator.adapters.clock import now_ms
-from orchestrator.adapters.sql import component_rows, halting, positions, retrying, rows
+from orchestrator.adapters.sql import component_rows, halting, health, positions, retrying, rows
 from orchestrator.adapters.sql.actions import ActionRanges
 from orchestrator.adapters.sql.engine import RETRYABLE, transaction
 from orchestrator.adapters.sql.fact_batch import FactBatch, Record, dead_letter, read_batch
@@ -213,6 +213,7 @@ class FactProjection:
         await changes.write(conn)
         await component_rows.write(conn, batch.components, shard)
         await _report_attributes(conn, batch.attributes)
+        await health.record(conn, batch.health)
         return applied, failures
 
     async def _judge(

@@ -7,6 +7,8 @@ Slots stand on both sides of the rows without harm: an offer inserts only where 
 is, by the row's locker. It may look at the device's row of another campaign, out of order: of a deadlock one side tries again.
 A slice that takes offers over locks the rows of both campaigns in the one order, and writes the other's counters beside its own.
 
+``HEALTH`` keeps two workers from counting the same reports; it comes first, and only control, ledger and event log are taken under it.
+
 Control is a *fair* lock: row locks let new sharers overtake a waiting exclusive locker, so a halt could starve; advisory locks queue.
 """
 
@@ -21,6 +23,7 @@ RELAY = 7004
 GATE = 7005
 REBUILD = 7006
 BUDGET = 7007
+HEALTH = 7008
 
 
 FLEET = 0

@@ -17,6 +17,7 @@ from orchestrator.adapters.sql import event_log
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, release_halts, stream_of
 from orchestrator.adapters.sql.component_queries import component_counts, component_status
 from orchestrator.adapters.sql.engine import driver
+from orchestrator.adapters.sql.health_gate import readings
 from orchestrator.adapters.sql.pace_status import brake_status, revision_status
 from orchestrator.adapters.sql.registry import ARTIFACT, RELEASE
 from orchestrator.adapters.sql.retrying import RETRY_RANK
@@ -32,6 +33,7 @@ from orchestrator.app.queries import (
     ExternalStatus,
     GateStatus,
     HaltStatus,
+    HealthStatus,
     HoldStatus,
     Key,
     Page,
@@ -44,6 +46,7 @@ from orchestrator.domain import campaign as c
 from orchestrator.domain.breaker import Stage
 from orchestrator.domain.external import gate_names
 from orchestrator.domain.halt_rule import false_halt_bound
+from orchestrator.domain.health_rule import HealthGate, standings
 from schemas.campaign_events import BreakerClosed, BreakerOpened, BreakerProbing, CampaignHalted, StratumHalted
 
 T = TypeVar("T")
@@ -278,6 +281,7 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         counts=dict(total),
         phases=_phases(campaign, row, counts),
         gate=[msgspec.convert(dict(item), GateStatus) for item in gate],
+        health=await _health(conn, campaign),
         halt=await _halt(conn, number, recorded),
         breaker=_breaker(campaign, recorded),
         halted_strata=[_halted_stratum(item) for item in recorded if isinstance(item.event, StratumHalted)],
@@ -308,6 +312,33 @@ def _breaker(campaign: c.Campaign, recorded: Sequence[Recorded]) -> BreakerStatu
         share=spec["share"],
         minimum=spec["minimum"],
     )
+
+
+async def _health(conn: asyncpg.Connection, campaign: c.Campaign) -> list[HealthStatus]:
+    gates = [HealthGate.model_validate(gate) for gate in campaign.dossier.get("health", ())]
+    if not gates:
+        return []
+    known = await readings(conn, campaign.campaign_no, campaign.gate_epoch)
+    return [
+        HealthStatus(
+            rule=stand.rule,
+            test=stand.test,
+            signal=stand.signal,
+            scope=stand.scope_key,
+            events=stand.events,
+            exposure_ms=stand.exposure_ms,
+            held_events=stand.held_events,
+            held_exposure_ms=stand.held_exposure_ms,
+            expected=stand.expected,
+            log_e=stand.log_e,
+            limit=stand.limit,
+            alpha=stand.alpha,
+            until=stand.until,
+        )
+        for gate in gates
+        if gate.name in known
+        for stand in standings(gate, known[gate.name], campaign.halted_strata)
+    ]
 
 
 def _halted_stratum(item: Recorded) -> StratumHaltStatus:
@@ -418,4 +449,10 @@ async def _halt(conn: asyncpg.Connection, campaign_no: int, recorded: Sequence[R
         strata=[msgspec.to_builtins(item) for item in event.strata],
         failed_at=event.failed_at,
         fact=event.fact,
+        signal=event.signal,
+        events=event.events,
+        exposure_ms=event.exposure_ms,
+        held_events=event.held_events,
+        held_exposure_ms=event.held_exposure_ms,
+        expected=event.expected,
     )

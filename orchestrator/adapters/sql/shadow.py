@@ -36,7 +36,16 @@ from orchestrator.errors import ConflictError
 REBUILT: Final = tuple(compared.table for compared in COMPARED)
 """The tables that a rebuild makes again."""
 
-LARGE: Final = ("device", "device_slot", "assignment", "component_state", "offer_queue", "timeline", "dead_letter")
+LARGE: Final = (
+    "device",
+    "device_slot",
+    "assignment",
+    "component_state",
+    "offer_queue",
+    "health_report",
+    "timeline",
+    "dead_letter",
+)
 """Those that take the place of the live ones; the others' contents do."""
 
 SMALL: Final = tuple(name for name in REBUILT if name not in LARGE)
@@ -52,7 +61,9 @@ _READERS: Final = {
 }
 """Primary keys that nothing reads while the tables are filled; the positions keep records from being applied twice."""
 
-_LATE_INDEXES: Final = frozenset({"timeline_device", "assignment_campaign", "offer_queue_device"})
+_LATE_INDEXES: Final = frozenset(
+    {"timeline_device", "assignment_campaign", "offer_queue_device", "health_report_recorded", "health_report_events"}
+)
 
 _OWN_INDEX: Final = f"CREATE INDEX offer_queue_replay ON {SHADOW}.offer_queue (campaign_no, device_no)"
 """The live code claims by rank; the ledger names devices. Dropped by the switch."""

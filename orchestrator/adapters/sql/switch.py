@@ -48,6 +48,7 @@ _WRITTEN: Final = (
     "component_state",
     "component_count",
     "device",
+    "health_report",
     "timeline",
     "dead_letter",
     "campaign",
@@ -60,7 +61,16 @@ _WRITTEN: Final = (
 )
 """In the order in which most writers come to them: those that wait at the first ones hold nothing that is still wanted."""
 
-_READ: Final = ("device_slot", "assignment", "device", "component_state", "offer_queue", "timeline", "dead_letter")
+_READ: Final = (
+    "device_slot",
+    "assignment",
+    "device",
+    "component_state",
+    "offer_queue",
+    "health_report",
+    "timeline",
+    "dead_letter",
+)
 """The large ones in the order in which the gateway's query names them."""
 
 REFILE_PAGE: Final = 5_000

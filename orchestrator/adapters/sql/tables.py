@@ -110,6 +110,7 @@ class DecisionLedger(_Table, table=True):
         UniqueConstraint("command_id"),
         Index("decision_ledger_campaign", "campaign_no", "position"),
         Index("decision_ledger_action", "action_base", postgresql_where="action_base IS NOT NULL"),
+        Index("decision_ledger_holdback", "campaign_no", postgresql_where="kind = 'enrol' AND phase = -1"),
     )
     position: int = _big(primary_key=True)
     campaign_no: int = _int()
@@ -564,6 +565,34 @@ class Timeline(_Table, table=True):
     reason: str | None = _text(nullable=True)
     detail: str | None = _text(nullable=True)
     components: dict[str, Any] | None = _json(nullable=True)
+
+
+class HealthReport(_Table, table=True):
+    """What devices report of themselves, period by period; inserted once, so both indexes are on columns that do not change."""
+
+    __table_args__: ClassVar[Any] = (
+        Index("health_report_recorded", "recorded_at"),
+        Index("health_report_events", "device_no", "signal", "recorded_at", "period", postgresql_where="events > 0"),
+    )
+    device_no: int = _int(primary_key=True)
+    signal: str = _text(primary_key=True)
+    period: int = _big(primary_key=True)
+    recorded_at: int = _big()
+    events: int = _int()
+    exposure_ms: int = _big()
+
+
+class HealthReading(_Table, table=True):
+    """How far a rule on health has counted, and what (``health_rule.Reading``): scratch, so that every report is read once.
+
+    Made anew from the reports if it is gone, so nothing compares it and no rebuild fills it.
+    """
+
+    __table_args__: ClassVar[Any] = _HEAD
+    campaign_no: int = _int(primary_key=True)
+    gate_epoch: int = _small(primary_key=True)
+    rule: str = _text(primary_key=True)
+    counted: dict[str, Any] = _json()
 
 
 class DeadLetter(_Table, table=True):

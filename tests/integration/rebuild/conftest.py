@@ -151,6 +151,14 @@ class Story:
                     )
                 case 4:
                     self.attributes(device)
+                case 5:
+                    # A period may be told again with other numbers: the report recorded first stands.
+                    self.world.health(
+                        device,
+                        self.dice.randrange(4),
+                        self.now + self.dice.randrange(60),
+                        events=self.dice.randrange(3),
+                    )
                 case _:
                     pass
         if self.dice.random() < 0.3:

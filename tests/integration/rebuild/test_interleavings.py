@@ -60,7 +60,8 @@ async def causes(story: Story) -> Causes:
                 event = d.decode_event(record.value)
             except (msgspec.DecodeError, TypeError):
                 continue
-            action = 0 if event.type == d.ATTRIBUTES else d.decode_report(event.data).action_id
+            of_device = event.type in {d.ATTRIBUTES, d.HEALTH}
+            action = 0 if of_device else d.decode_report(event.data).action_id
             facts[partition, record.offset] = registered[event.device_no], offered.get(action, 0)
     ends = [
         entry.position

@@ -69,6 +69,7 @@ CAMPAIGN: dict[str, Any] = {
             "outlasted": [],
         },
     ],
+    "health": [],
     "gate": [
         {
             "rule": "fleet",
@@ -112,6 +113,12 @@ HALT: dict[str, Any] = {
     ],
     "failed_at": AT,
     "fact": {"topic": "ota.device-events.v1", "partition": 3, "offset": 99},
+    "signal": None,
+    "events": None,
+    "exposure_ms": None,
+    "held_events": None,
+    "held_exposure_ms": None,
+    "expected": None,
 }
 
 

@@ -298,6 +298,32 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
                 "smallest": [{"value": "lyon", "devices": 2, "at_once": 1}],
             }
         ],
+        "health": [
+            {
+                "name": "crashes",
+                "scope": "campaign",
+                "test": "exposure",
+                "signal": "crash",
+                "alpha": 0.002,
+                "processes": 1,
+                "min_events": 3,
+                "per_hour": 0.01,
+                "span": None,
+                "bounds": {"10": 5, "1000": 25},
+            },
+            {
+                "name": "against-holdback",
+                "scope": "campaign",
+                "test": "canary-vs-holdback",
+                "signal": "crash",
+                "alpha": 0.002,
+                "processes": 1,
+                "min_events": 0,
+                "per_hour": None,
+                "span": 900_000,
+                "bounds": {"0.9": 73},
+            },
+        ],
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
         "revision": None,
     }
@@ -305,11 +331,41 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
     ran = ota("campaign", "preview", "cmp_1")
     assert "4/10, 9/100" in ran.stdout
     assert "30% of at least 20 outcomes within 10m" in squeezed(ran.stdout)
+    assert "5/10, 25/1000" in ran.stdout
+    assert "0.01 per hour" in ran.stdout
+    assert "73/0.9" in ran.stdout
     assert "/phases/1" in ran.stdout
     assert "0.004 at 1.0%, 0.065 at 2.0%" in " ".join(ran.stdout.split())
     assert ["transport", "3", "10m,", "20m"] in [line.split() for line in ran.stdout.splitlines()]
     assert ["canary", "60", "60", "60", "31"] in [line.split() for line in ran.stdout.splitlines()]
     assert ota("campaign", "preview", "cmp_1", "--json").json == found
+
+
+def test_show_says_how_the_rules_on_health_stand_and_what_halted(ota, api):
+    rule = {
+        "rule": "crashes",
+        "test": "exposure",
+        "signal": "crash",
+        "scope": "campaign",
+        "events": 20,
+        "exposure_ms": 396 * 3_600_000,
+        "held_events": None,
+        "held_exposure_ms": None,
+        "expected": 3.96,
+        "log_e": 14.52,
+        "limit": 6.21,
+        "alpha": 0.002,
+        "until": "2026-11-30T00:00:00.000Z",
+    }
+    versus = rule | {"rule": "against-holdback", "held_events": 2, "held_exposure_ms": 3_600_000}
+    found = campaign("halted", health=[rule, versus])
+    found["halt"] |= {"signal": "crash", "events": 20, "exposure_ms": 396 * 3_600_000, "expected": 3.96, "n": None}
+    found["halt"] |= {"bound": None, "p0": None, "strata": [], "fact": None, "log_e": 14.52, "alpha": 0.002}
+    api.on("GET", "/v1/campaigns/cmp_1", found)
+    shown = " ".join(ota("campaign", "show", "cmp_1").stdout.split())
+    assert "crashes campaign crash 20 4.0 396.0" in shown
+    assert "2 in 1.0 device hours 14.52 6.21" in shown
+    assert "20 times 'crash' in 396.0 device hours; 4.0 would be acceptable" in shown
 
 
 def test_show_names_the_strata_that_were_halted_alone(ota, api):

@@ -358,7 +358,7 @@ async def test_attributes_do_not_wait_for_ever(world: World):
 async def test_with_too_many_reports_in_hand_devices_are_asked_to_come_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("api.devices.ddi.MAX_REPORTS_IN_HAND", 2)
+    monkeypatch.setattr("api.devices.reports.MAX_REPORTS_IN_HAND", 2)
     world.offers.offer(7, ACTION)
     world.facts.hold = asyncio.Event()
     held = [asyncio.create_task(world.feedback(ACTION, "proceeding")) for _ in range(2)]

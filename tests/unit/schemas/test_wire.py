@@ -27,8 +27,11 @@ def test_every_shipped_sample_decodes_and_keeps_what_it_says(name):
     kind, _, _ = name.removesuffix(".v1.json").partition("+")  # what follows is an addition to the type's first sample
     if kind.startswith("device."):
         event = device_events.decode_event(raw)
-        decode = device_events.decode_attributes if kind == device_events.ATTRIBUTES else device_events.decode_report
-        decode(event.data)
+        bodies = {
+            device_events.ATTRIBUTES: device_events.decode_attributes,
+            device_events.HEALTH: device_events.decode_health,
+        }
+        bodies.get(kind, device_events.decode_report)(event.data)
         again = device_events.encode(event)
     elif kind.startswith("ledger."):
         again = msgspec.json.encode(msgspec.json.decode(raw, type=ledger.Entry))
