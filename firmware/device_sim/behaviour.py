@@ -18,6 +18,8 @@ class Mode(StrEnum):
     FAILS_SELF_TEST = "fails_self_test"
     SILENT_IN_TRIAL = "silent_in_trial"
     CRASHES = "crashes"
+    CRASH_LOOP = "crash_loop"
+    """Passes the self-test, and then crashes again and again: nothing that an update's report could say."""
 
 
 class Behaviour(StrEnum):
@@ -38,6 +40,7 @@ _ON_BAD_REVISION = {
     Mode.FAILS_SELF_TEST: Behaviour.FAIL,
     Mode.SILENT_IN_TRIAL: Behaviour.SILENT,
     Mode.CRASHES: Behaviour.CRASH,
+    Mode.CRASH_LOOP: Behaviour.CONFIRM,
 }
 
 
@@ -55,9 +58,16 @@ class ReleaseTraits:
 
 def self_test(image_version: Version, hw_revision: str, traits: ReleaseTraits) -> Behaviour:
     """What a device of this hardware revision does on trial of ``image_version``."""
-    if traits.version not in {None, image_version} or hw_revision not in traits.bad_revisions:
-        return Behaviour.CONFIRM
-    return _ON_BAD_REVISION[Mode(traits.mode)]
+    return _ON_BAD_REVISION[Mode(traits.mode)] if _strikes(image_version, hw_revision, traits) else Behaviour.CONFIRM
+
+
+def crash_loops(image_version: Version, hw_revision: str, traits: ReleaseTraits) -> bool:
+    """Whether the device crashes again and again while it runs ``image_version``, confirmed or not."""
+    return Mode(traits.mode) is Mode.CRASH_LOOP and _strikes(image_version, hw_revision, traits)
+
+
+def _strikes(image_version: Version, hw_revision: str, traits: ReleaseTraits) -> bool:
+    return traits.version in {None, image_version} and hw_revision in traits.bad_revisions
 
 
 def component_fault(name: str, hw_revision: str, traits: ReleaseTraits) -> Fault | None:

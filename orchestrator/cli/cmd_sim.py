@@ -36,6 +36,9 @@ def fleet(
     duration: Annotated[
         str | None, typer.Option("--duration", help="How long, such as 10m; without: until SIGTERM or SIGINT.")
     ] = None,
+    health_every: Annotated[
+        str | None, typer.Option("--health-every", help="Report health this often, such as 10s; without: never.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the devices' dice.")] = 1,
 ) -> int:
     """Run a fleet that speaks hawkBit's DDI over real MCUboot slot pairs."""
@@ -51,5 +54,6 @@ def fleet(
         duration=None if duration is None else parse_duration(duration) / 1_000,
         tenant=cli.settings.tenant,
         seed=seed,
+        health_every=None if health_every is None else parse_duration(health_every) / 1_000,
     )
     return run(options)

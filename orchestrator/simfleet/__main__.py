@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--duration", type=float, metavar="SECONDS", help="how long; without: until SIGTERM or SIGINT")
     made.add_argument("--tenant", default="default", help="DDI tenant (default: %(default)s)")
     made.add_argument("--seed", type=int, default=1, help="of the devices' dice (default: %(default)s)")
+    made.add_argument("--health-every", type=float, metavar="SECONDS", help="report health this often; without: never")
     return made
 
 

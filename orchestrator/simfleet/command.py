@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop
 
 from orchestrator.simfleet.fleet import Fleet
-from orchestrator.simfleet.model import load_fleet, load_traits
+from orchestrator.simfleet.model import Pace, load_fleet, load_traits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Options:
     duration: float | None = None
     tenant: str = "default"
     seed: int = 1
+    health_every: float | None = None
+    """Seconds between reports on health; None: none are made."""
 
 
 async def simulate(options: Options) -> Fleet:
@@ -41,6 +43,7 @@ async def simulate(options: Options) -> Fleet:
         described.hardware,
         load_traits(options.traits) if options.traits else {},
         options.truth,
+        pace=Pace(health_every=options.health_every),
         tenant=options.tenant,
         counts_file=options.counts,
         seed=options.seed,

@@ -1,5 +1,7 @@
 """The hawkBit Direct Device Integration API as a careful client speaks it: bodies built, answers read. No I/O.
 
+Beside it, the one body of the gateway's own interface: a report on health.
+
 Format: https://www.eclipse.org/hawkbit/apis/ddi_api/. A client that looks at 200 only, needs sha256, and follows absolute links.
 """
 
@@ -205,6 +207,15 @@ def feedback(action: str, execution: str, finished: str, details: Sequence[str] 
 def config_data(attributes: dict[str, str]) -> bytes:
     """The body of configData."""
     return msgspec.json.encode({"mode": "merge", "data": attributes})
+
+
+def health_url(gateway: str, device_id: str) -> str:
+    return f"{gateway}/device/v1/{quote(device_id, safe='')}/health"
+
+
+def health(period: int, crashes: int, exposure_ms: int) -> bytes:
+    """The body of a report on one period's crashes."""
+    return msgspec.json.encode({"signal": "crash", "period": period, "events": crashes, "exposure_ms": exposure_ms})
 
 
 def _link(link: _Link | None) -> Link | None:

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
-from firmware.device_sim.behaviour import Behaviour, ReleaseTraits, component_fault, self_test
+from firmware.device_sim.behaviour import Behaviour, ReleaseTraits, component_fault, crash_loops, self_test
 from firmware.device_sim.components import ComponentBay, Fault
 from firmware.device_sim.flash import FlashImage, flash_image
 from firmware.device_sim.slots import SlotPair
 from orchestrator.simfleet import ddi
 from orchestrator.simfleet.client import Answer, DeviceClient, DownloadError, Identity, UnreachableError, WithdrawnError
 from orchestrator.simfleet.counts import Counts
-from orchestrator.simfleet.identity import attributes_id, report_id
+from orchestrator.simfleet.identity import attributes_id, health_report_id, report_id
 from orchestrator.simfleet.model import DeviceSpec, Pace
 
 _SOUND: Final = ReleaseTraits()
@@ -39,10 +40,13 @@ class SimDevice:
         "_bay",
         "_client",
         "_counts",
+        "_crash_at",
         "_done",
+        "_health",
         "_identity",
         "_outcomes",
         "_pace",
+        "_period",
         "_rng",
         "_said",
         "_shown",
@@ -59,6 +63,7 @@ class SimDevice:
         bay: ComponentBay,
         *,
         base_url: str,
+        health_url: str,
         client: DeviceClient,
         counts: Counts,
         traits: Mapping[str, ReleaseTraits],
@@ -69,6 +74,7 @@ class SimDevice:
         self._slots = slots
         self._bay = bay
         self._base = base_url
+        self._health = health_url
         self._identity = Identity(spec.device_id, {"Authorization": f"TargetToken {spec.token}"})
         self._client = client
         self._counts = counts
@@ -85,6 +91,10 @@ class SimDevice:
         """Action that an acknowledged report ended last."""
         self._outcomes: dict[str, str] = {}
         """What became of the components of the update under way; stays empty for one artifact."""
+        self._period: tuple[int, float] = (0, 0.0)
+        """Number of the period whose health is watched, and the loop's time when it began."""
+        self._crash_at: float | None = None
+        """The loop's time of the next crash, in a crash loop."""
 
     @property
     def slots(self) -> SlotPair:
@@ -94,9 +104,11 @@ class SimDevice:
         """Live. Returns only when an image has silenced the device."""
         self._counts.running[str(self._slots.running_version)] += 1
         await asyncio.sleep(self._rng.uniform(0, self._pace.start_spread))
+        self._watch_health()
         failures = 0
         while True:
             try:
+                await self._tell_health()
                 pause = await self._turn()
                 failures = 0
             except UnreachableError:
@@ -165,6 +177,38 @@ class SimDevice:
             self._said = version
         # Asked for the same again: a gateway that does so at every poll would keep the device spinning.
         return taken and not repeated
+
+    # ---- health
+
+    def _watch_health(self) -> None:
+        """Begin a period. Its number is the time, so that no other one has it, also after a restart of the simulation."""
+        self._period = time.time_ns() // 1_000_000, asyncio.get_running_loop().time()
+
+    async def _tell_health(self) -> None:
+        """Report the period if it has been long enough, and begin the next one."""
+        number, began = self._period
+        now = asyncio.get_running_loop().time()
+        if self._pace.health_every is None or now - began < self._pace.health_every:
+            return
+        body = ddi.health(number, self._crashes(now), max(1, round((now - began) * 1_000)))
+        self._watch_health()
+        event_id = health_report_id(self._spec.device_id, body)
+        await self._client.report(
+            self._identity, "POST", self._health, body, action="", state="health", event_id=event_id
+        )
+
+    def _crashes(self, now: float) -> int:
+        """Crashes until ``now`` that were not told yet. The image is permanent, so each is only a restart of the same one."""
+        version = self._slots.running_version
+        if not crash_loops(version, self._spec.hw_revision, self._traits.get(str(version), _SOUND)):
+            self._crash_at = None
+            return 0
+        crashes = 0
+        self._crash_at = now if self._crash_at is None else self._crash_at
+        while self._crash_at <= now:
+            crashes += 1
+            self._crash_at += self._pace.crash_every
+        return crashes
 
     # ---- the update
 

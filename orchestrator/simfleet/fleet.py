@@ -125,6 +125,7 @@ class Fleet:
             self._slots[spec.device_id],
             self._bays[spec.device_id],
             base_url=ddi.base_url(self._gateway, self._tenant, spec.device_id),
+            health_url=ddi.health_url(self._gateway, spec.device_id),
             client=client,
             counts=self.counts,
             traits=self._traits,

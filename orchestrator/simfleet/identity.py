@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from api.devices.ddi_reports import CONFIG_DATA, parse_attributes, parse_feedback
-from schemas.device_events import statement_id
+from api.devices.native import parse_health
+from schemas.device_events import health_id, statement_id
 
 
 def report_id(device_id: str, action: str, body: bytes, *, cancel: bool) -> str:
@@ -15,3 +16,8 @@ def attributes_id(device_id: str, body: bytes) -> str:
     """Event id of a configData."""
     _, canonical = parse_attributes(body)
     return statement_id(device_id, CONFIG_DATA, canonical)
+
+
+def health_report_id(device_id: str, body: bytes) -> str:
+    """Event id of a report on health."""
+    return health_id(device_id, parse_health(body))

@@ -59,6 +59,10 @@ class Pace:
     """Short enough to be back soon after a gateway's restart, long enough not to keep it down."""
     request_timeout: float = 15.0
     """Until a request counts as lost: above the gateway's longest wait for a projection."""
+    health_every: float | None = None
+    """Between two reports on health, which begin and end with a poll; None: the device makes none."""
+    crash_every: float = 10.0
+    """Between two crashes of an image in a crash loop."""
     default_sleep: float = 5.0
     """Between polls while the gateway has not said how long, or said something unreadable."""
 

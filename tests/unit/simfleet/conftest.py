@@ -62,6 +62,7 @@ class FakeGateway:
     url: str = ""
     base: str = "/default/controller/v1"
     said: list[Said] = field(default_factory=list)
+    health: list[dict[str, Any]] = field(default_factory=list)
     attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     trouble: list[tuple[str, int | str]] = field(default_factory=list)
@@ -81,6 +82,7 @@ class FakeGateway:
         app.router.add_get(f"{root}/deploymentBase/{{action}}", self._deployment)
         app.router.add_post(f"{root}/{{kind:deploymentBase|cancelAction}}/{{action}}/feedback", self._feedback)
         app.router.add_get(f"{root}/cancelAction/{{action}}", self._cancel)
+        app.router.add_post("/device/v1/{device}/health", self._health)
         app.router.add_get(f"{root}/softwaremodules/{{module}}/artifacts/image.bin", self._artifact)
         return app
 
@@ -152,6 +154,10 @@ class FakeGateway:
         )
         if status["execution"] == "closed" and not (cancel and status["result"]["finished"] == "failure"):
             self.action, self.cancelling = None, False
+        return web.Response()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        self.health.append({"device": request.match_info["device"], **await request.json()})
         return web.Response()
 
     async def _cancel(self, request: web.Request) -> web.Response:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
 from firmware.device_sim.behaviour import Mode
 from firmware.version import Version
 from orchestrator.simfleet.client import DOWNLOAD_ATTEMPTS
+from orchestrator.simfleet.truth import ACKNOWLEDGED, read_truth
+from tests.unit.simfleet.conftest import QUICK
 
 GOOD = ["accepted", "downloading", "installed", "trial", "confirmed"]
 
@@ -170,3 +173,30 @@ async def test_a_deployment_that_is_hidden_from_a_device_in_trial_is_counted(gat
     running = start("A")
     await running.until(lambda: gateway.states()[-1:] == ["confirmed"])
     assert running.fleet.counts.lost_links == 1
+
+
+async def test_without_being_asked_a_fleet_reports_no_health(gateway, start):
+    gateway.action = "1000017"
+    running = start("C", mode=Mode.CRASH_LOOP)
+    await running.until(lambda: running.fleet.counts.polls >= 10)
+    assert gateway.health == []
+
+
+async def test_a_release_in_a_crash_loop_confirms_and_then_crashes(gateway, start):
+    gateway.action = "1000017"
+    running = start("C", mode=Mode.CRASH_LOOP, pace=replace(QUICK, health_every=0.02, crash_every=0.01))
+    await running.until(lambda: sum(report["events"] for report in gateway.health) >= 5)
+    await running.end()
+    assert gateway.states() == GOOD
+    assert {report["signal"] for report in gateway.health} == {"crash"}
+    assert all(report["exposure_ms"] >= 20 for report in gateway.health)
+    periods = [report["period"] for report in gateway.health]
+    assert len(set(periods)) == len(periods)
+    told = [line for line in read_truth(running.truth) if (line.what, line.state) == (ACKNOWLEDGED, "health")]
+    assert len({line.event_id for line in told}) == len(told) > 0
+
+
+async def test_a_sound_device_reports_that_nothing_happened(gateway, start):
+    running = start("A", mode=Mode.CRASH_LOOP, pace=replace(QUICK, health_every=0.01))
+    await running.until(lambda: len(gateway.health) >= 3)
+    assert {report["events"] for report in gateway.health} == {0}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from firmware.device_sim.behaviour import Behaviour, Mode, ReleaseTraits, self_test
+from firmware.device_sim.behaviour import Behaviour, Mode, ReleaseTraits, crash_loops, self_test
 from firmware.version import Version
 
 V2 = Version(2)
@@ -15,6 +15,7 @@ V2 = Version(2)
         (Mode.FAILS_SELF_TEST, Behaviour.FAIL),
         (Mode.SILENT_IN_TRIAL, Behaviour.SILENT),
         (Mode.CRASHES, Behaviour.CRASH),
+        (Mode.CRASH_LOOP, Behaviour.CONFIRM),
     ],
 )
 def test_the_mode_strikes_on_bad_revisions_only(mode, behaviour):
@@ -35,3 +36,11 @@ def test_without_traits_a_release_is_good_everywhere():
 
 def test_a_mode_may_be_given_by_its_name():
     assert self_test(V2, "B", ReleaseTraits("silent_in_trial", {"B"})) is Behaviour.SILENT
+
+
+def test_only_a_crash_loop_goes_on_after_the_trial_and_only_where_it_strikes():
+    loops = ReleaseTraits(Mode.CRASH_LOOP, frozenset({"B"}), version=V2)
+    assert crash_loops(V2, "B", loops)
+    assert not crash_loops(V2, "A", loops)
+    assert not crash_loops(Version(1), "B", loops)
+    assert not crash_loops(V2, "B", ReleaseTraits(Mode.CRASHES, frozenset({"B"})))
