@@ -371,6 +371,37 @@ async def test_attributes_that_were_read_before_a_loss_survive_a_rebuild(site):
     await in_order(site)
 
 
+async def test_health_that_was_read_before_a_loss_survives_a_rebuild(site):
+    device = next(iter(site.offers))
+    name = f"dev-{device:04}"
+
+    def health(period: int, at: int, events: int) -> tuple[str, bytes]:
+        report = d.Health(signal="crash", period=period, events=events, exposure_ms=3_600_000)
+        event = d.DeviceEvent(
+            id=d.health_id(name, report),
+            source="test",
+            type=d.HEALTH,
+            subject=name,
+            device_no=device,
+            recorded_at=T0 + at,
+            data=msgspec.Raw(d.encode(report)),
+        )
+        return name, d.encode(event)
+
+    await site.produce([health(1, 1, 0), health(2, 2, 3), health(1, 3, 9)])
+    await run_until(site, 3)
+    await site.produce([health(3, 4, 1)])
+    partition = partition_of(name, DEVICE_EVENTS.partitions)
+    await forget(site, {partition: 4})
+    (loss,) = await lost(site)
+    await accept(site, loss)
+    await site.produce([health(4, 5, 0)])
+    await run_until(site, 4)
+    rows = await site.world.rows("SELECT period, recorded_at, events FROM health_report ORDER BY period")
+    assert [tuple(row.values()) for row in rows] == [(1, T0 + 1, 0), (2, T0 + 2, 3), (4, T0 + 5, 0)]
+    await in_order(site)
+
+
 async def test_a_fact_of_an_earlier_attempt_keeps_its_epoch_in_the_archive(site):
     world = site.world
     row = (await world.rows("SELECT campaign_no, campaign_id, digest FROM campaign"))[0]
