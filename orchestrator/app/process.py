@@ -256,7 +256,7 @@ class CampaignProcess:
         return done
 
     async def sweep(self, campaign_id: str, now: int) -> Tended:
-        """Judge health, look after the breaker, expire, withdraw and cancel what is due; health and silence only as far as was heard."""
+        """Judge health, look after the breaker, end what is due; health and silence only as far as facts have been heard."""
         heard = await self._facts.until(now)
         # Before the sweep, which withdraws offers in the same look if this halts.
         await self._decisions.judge_health(campaign_id, heard)
