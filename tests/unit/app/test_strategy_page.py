@@ -13,9 +13,8 @@ from orchestrator.domain.plan import parse_plan
 
 ROOT = Path(__file__).parents[3]
 PLAN = yaml.safe_load((ROOT / "deploy" / "demo_data" / "plan.yaml").read_text(encoding="utf-8")) | {"release": "rel_1"}
-BLOCKS = re.findall(
-    r"```yaml\n(.*?)```", (ROOT / "deploy" / "docs" / "strategy.md").read_text(encoding="utf-8"), re.DOTALL
-)
+PAGE = (ROOT / "deploy" / "docs" / "strategy.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -24,5 +23,5 @@ def test_an_example_fits_a_fleet(block):
     assert validate_against(plan, strata_sizes={"a": 600, "b": 400}, release_models={"m"}) == []
 
 
-def test_the_page_has_examples():
-    assert len(BLOCKS) == 9
+def test_every_example_of_the_page_is_tried():
+    assert len(BLOCKS) == PAGE.count("```yaml") > 1

@@ -1,14 +1,14 @@
 """Health after the update: what devices report period by period, what rules have counted of it, and who is held back.
 
-Revision ID: 0007
+Revision ID: 0008
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
