@@ -169,6 +169,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from api.operator.services import OperatorServices
     from orchestrator.adapters import zones
     from orchestrator.adapters.firmware_intake import McubootVerifier
+    from orchestrator.adapters.sql.campaign_history import SqlCampaignHistory
     from orchestrator.adapters.sql.campaigns import SqlCampaignStore
     from orchestrator.adapters.sql.fleet import SqlFleet
     from orchestrator.adapters.sql.fleet_stop import SqlFleetControl
@@ -176,6 +177,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.adapters.sql.queries import SqlQueries
     from orchestrator.adapters.sql.registry import SqlRegistry
     from orchestrator.adapters.sql.webhooks import SqlWebhooks
+    from orchestrator.app.backtest import Backtests
     from orchestrator.app.campaigns import Campaigns
     from orchestrator.app.devices import Devices
     from orchestrator.app.fleet import FleetCommands
@@ -216,6 +218,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
         ),
         keys=ApiKeys(registry, now=now_ms, new_id=new_id, traceparent=current_traceparent),
         queries=SqlQueries(engine),
+        backtests=Backtests(SqlCampaignHistory(engine)),
         fleet=FleetCommands(SqlFleetControl(engine), traceparent=current_traceparent),
         answers=SqlIdempotency(engine, lease_ms=settings.idempotency_lease_ms),
         clock=now_ms,

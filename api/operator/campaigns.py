@@ -89,6 +89,12 @@ async def preview_campaign(campaign_id: str, _: Reader, services: Services) -> m
     return m.Preview.model_validate(await services.campaigns.preview(campaign_id))
 
 
+@router.post("/{campaign_id}/backtest")
+async def backtest_campaign(campaign_id: str, body: m.BacktestInput, _: Reader, services: Services) -> m.Backtest:
+    """What another halt policy would have done with what happened; changes nothing. Without a policy: the plan's own rules."""
+    return m.Backtest.model_validate(await services.backtests.run(campaign_id, body.policy))
+
+
 @router.post("/{campaign_id}/submit")
 async def submit_campaign(
     campaign_id: str,

@@ -631,6 +631,95 @@ class Preview(_Output):
     revision: RevisionPreview | None = Field(description="What the revision that waits for approval would mean.")
 
 
+# --------------------------------------------------------------------------- the past
+
+
+class Basis(_Output):
+    """How far the logs had been read for this answer."""
+
+    events: int
+    decisions: int
+    facts: dict[str, int] = Field(description="Partition of the log of facts to the first offset not projected.")
+
+
+class BacktestInput(_Input):
+    policy: dict[str, Any] | None = Field(
+        None, description="`halt`: rules as in a plan. Null replays the plan's own rules."
+    )
+
+
+class RuleAsked(_Output):
+    name: str
+    test: str
+    scope: str
+    halts: str
+    p0: float
+    alpha: float | None
+    min_failures: int
+
+
+class WouldHalt(_Output):
+    at: Time = Field(description="When the crossing failure was recorded.")
+    phase: int | None
+    gate_epoch: int
+    rule: str
+    scope: str
+    n: int
+    f: int
+    bound: int
+    log_e: float | None
+    p0: float
+    alpha: float | None
+    reason: str
+    exposed: int = Field(description="Devices of the campaign that had started by then, in all gate epochs.")
+    failures: int = Field(description="Release failures that had been recorded by then.")
+
+
+class StratumWouldHalt(_Output):
+    stratum: str
+    halt: WouldHalt
+    started_after: int = Field(description="Devices of the stratum that started later.")
+
+
+class ActualHalt(_Output):
+    at: Time
+    by: str
+    phase: int | None
+    gate_epoch: int
+    stratum: str | None = Field(description="The stratum that was halted alone; null if the campaign was.")
+    rule: str | None
+    scope: str | None
+    n: int | None
+    f: int | None
+    bound: int | None
+    position: int
+    exposed: int
+    failures: int
+
+
+class Actual(_Output):
+    state: str
+    ended_at: Time | None
+    halts: list[ActualHalt]
+    exposed: int
+    failures: int
+
+
+class Backtest(_Output):
+    campaign_id: str
+    name: str
+    own_rules: bool
+    rules: list[RuleAsked]
+    left_out: list[str] = Field(description="The plan's own rules on health: they are not replayed.")
+    false_halt_at_most: float = Field(description="Of the policy in one gate epoch; thresholds promise nothing.")
+    halt: WouldHalt | None = Field(description="Null: the policy would not have halted the campaign.")
+    strata: list[StratumWouldHalt] = Field(description="Strata that it would have halted alone.")
+    spared: int = Field(description="Devices that started after the policy's halt of the campaign.")
+    actual: Actual = Field(description="What really happened.")
+    assumption: str
+    basis: Basis
+
+
 # --------------------------------------------------------------------------- webhooks
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.paging import Cursors
+from orchestrator.app.backtest import Backtests
 from orchestrator.app.campaigns import Campaigns
 from orchestrator.app.devices import Devices
 from orchestrator.app.fleet import FleetCommands
@@ -37,6 +38,7 @@ class OperatorServices:
     devices: Devices
     keys: ApiKeys
     queries: Queries
+    backtests: Backtests
     fleet: FleetCommands
     answers: Answers
     clock: Callable[[], int]

@@ -229,6 +229,10 @@ class OtaClient:
         """Propose another pace; it waits for an approval of ``revision.digest``."""
         return self.act(campaign_id, "revise", {"changes": changes, "reason": reason})
 
+    def backtest(self, campaign_id: str, policy: Mapping[str, Any] | None = None) -> m.Backtest:
+        """What the halt rules of ``policy`` would have done with what happened; None asks the plan's own rules."""
+        return self._post(f"/v1/campaigns/{_part(campaign_id)}/backtest", {"policy": policy})
+
     # ---- webhooks
 
     def add_webhook(self, url: str, events: Sequence[str]) -> m.CreatedWebhook:

@@ -504,3 +504,83 @@ class Delivery(TypedDict):
     created_at: str
     next_at: str | None
     settled_at: str | None
+
+
+class Basis(TypedDict):
+    """How far the logs had been read."""
+
+    events: int
+    decisions: int
+    facts: dict[str, int]
+
+
+class RuleAsked(TypedDict):
+    name: str
+    test: str
+    scope: str
+    halts: str
+    p0: float
+    alpha: float | None
+    min_failures: int
+
+
+class WouldHalt(TypedDict):
+    at: str
+    phase: int | None
+    gate_epoch: int
+    rule: str
+    scope: str
+    n: int
+    f: int
+    bound: int
+    log_e: float | None
+    p0: float
+    alpha: float | None
+    reason: str
+    exposed: int
+    failures: int
+
+
+class StratumWouldHalt(TypedDict):
+    stratum: str
+    halt: WouldHalt
+    started_after: int
+
+
+class ActualHalt(TypedDict):
+    at: str
+    by: str
+    phase: int | None
+    gate_epoch: int
+    stratum: str | None
+    rule: str | None
+    scope: str | None
+    n: int | None
+    f: int | None
+    bound: int | None
+    position: int
+    exposed: int
+    failures: int
+
+
+class Actual(TypedDict):
+    state: str
+    ended_at: str | None
+    halts: list[ActualHalt]
+    exposed: int
+    failures: int
+
+
+class Backtest(TypedDict):
+    campaign_id: str
+    name: str
+    own_rules: bool
+    rules: list[RuleAsked]
+    left_out: list[str]
+    false_halt_at_most: float
+    halt: WouldHalt | None
+    strata: list[StratumWouldHalt]
+    spared: int
+    actual: Actual
+    assumption: str
+    basis: Basis

@@ -7,7 +7,7 @@ not to a formula: device counts per phase and stratum, the integer tables of the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from pydantic import model_validator
@@ -15,7 +15,7 @@ from pydantic import model_validator
 from orchestrator.domain.budget import MAX_VALUES, BudgetLimits, limits
 from orchestrator.domain.cohort import allot
 from orchestrator.domain.digest import digest_of
-from orchestrator.domain.halt_rule import MAX_LEVELS, EProcessRule, HaltTable, ThresholdRule, halt_table
+from orchestrator.domain.halt_rule import MAX_LEVELS, EProcessRule, HaltRule, HaltTable, ThresholdRule, halt_table
 from orchestrator.domain.health_rule import HealthGate, VersusRule, health_gate
 from orchestrator.domain.plan import Plan
 from orchestrator.domain.plan_fields import PlanModel, Problem, exact
@@ -55,11 +55,7 @@ def validate_against(
     if spent > exact(alpha_total):
         detail = f"The halt rules spend {float(spent):g} of alpha together; at most {alpha_total:g} is allowed."
         problems.append(Problem("/halt", "plan.halt.alpha", detail))
-    strata = sum(1 for size in strata_sizes.values() if size)
-    for index, rule in enumerate(plan.halt):
-        if isinstance(rule, EProcessRule) and rule.halts == "stratum" and strata > MAX_LEVELS:
-            detail = f"The rule '{rule.name}' halts single strata of at most {MAX_LEVELS}; the cohort has {strata}."
-            problems.append(Problem(f"/halt/{index}", "plan.halt.strata", detail))
+    problems.extend(strata_problems(plan.halt, strata_sizes))
     total = sum(strata_sizes.values())
     if not total:
         problems.append(Problem("/cohort", "plan.cohort.empty", "No device matches the cohort."))
@@ -88,6 +84,15 @@ def validate_against(
             )
             problems.append(Problem(f"/phases/{index}/promote", "plan.promote.impossible", detail))
     return problems
+
+
+def strata_problems(rules: Iterable[HaltRule], strata_sizes: Mapping[str, int]) -> Iterator[Problem]:
+    """Rules that halt single strata of more strata than a table can be made for."""
+    strata = sum(1 for size in strata_sizes.values() if size)
+    for index, rule in enumerate(rules):
+        if isinstance(rule, EProcessRule) and rule.halts == "stratum" and strata > MAX_LEVELS:
+            detail = f"The rule '{rule.name}' halts single strata of at most {MAX_LEVELS}; the cohort has {strata}."
+            yield Problem(f"/halt/{index}", "plan.halt.strata", detail)
 
 
 class PhaseShare(PlanModel):

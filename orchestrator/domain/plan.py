@@ -239,7 +239,7 @@ def parse_plan(data: object) -> Plan:
     try:
         return Plan.model_validate(data)
     except ValidationError as error:
-        raise PlanError(_problems_of(error)) from error
+        raise PlanError(problems_of(error)) from error
 
 
 _SEVERAL: Final = "plan.problems"
@@ -247,13 +247,13 @@ _OWN_CODE: Final = re.compile(r"plan\.")
 
 
 def _inner_problems(plan: Plan) -> Iterator[Problem]:
-    yield from _duplicates("/phases", "phase", [phase.name for phase in plan.phases])
+    yield from duplicates("/phases", "phase", [phase.name for phase in plan.phases])
     for index, phase in enumerate(plan.phases):
         pointer = f"/phases/{index}/external"
-        yield from _duplicates(pointer, "external gate", [gate.name for gate in phase.external])
-    yield from _duplicates("/halt", "halt rule", [rule.name for rule in plan.halt])
-    yield from _duplicates("/cohort/stratify_by", "dimension", plan.cohort.stratify_by)
-    yield from _duplicates("/budget", "label", [rule.label for rule in plan.budget])
+        yield from duplicates(pointer, "external gate", [gate.name for gate in phase.external])
+    yield from duplicates("/halt", "halt rule", [rule.name for rule in plan.halt])
+    yield from duplicates("/cohort/stratify_by", "dimension", plan.cohort.stratify_by)
+    yield from duplicates("/budget", "label", [rule.label for rule in plan.budget])
     both = sorted(set(plan.cohort.include) & set(plan.cohort.exclude))
     if both:
         detail = f"{len(both)} devices are both included and excluded, '{both[0]}' among them."
@@ -294,13 +294,15 @@ def _order_problems(phases: Sequence[Phase]) -> Iterator[Problem]:
             yield Problem(f"/phases/{index}", "plan.phases.sum", detail)
 
 
-def _duplicates(pointer: str, what: str, names: Sequence[str]) -> Iterator[Problem]:
+def duplicates(pointer: str, what: str, names: Sequence[str]) -> Iterator[Problem]:
+    """Names that are there more than once."""
     for name, times in Counter(names).items():
         if times > 1:
             yield Problem(pointer, "plan.name.duplicate", f"There are {times} entries for the {what} '{name}'.")
 
 
-def _problems_of(error: ValidationError) -> Iterator[Problem]:
+def problems_of(error: ValidationError) -> Iterator[Problem]:
+    """What is wrong, in the words of a plan."""
     for item in error.errors(include_url=False, include_input=False):
         kind, context = item["type"], item.get("ctx", {})
         pointer = "".join(f"/{pointer_part(part)}" for part in item["loc"] if part not in TAGS)

@@ -12,6 +12,7 @@ COMMANDS = {
     "bench",
     "campaign abort",
     "campaign approve",
+    "campaign backtest",
     "campaign brake",
     "campaign create",
     "campaign events",
