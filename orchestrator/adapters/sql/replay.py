@@ -145,8 +145,6 @@ def _observed(row: Assignment, entry: Entry) -> Assignment:
             return observe(row, expiry(attempt, entry.cause or Cause.OFFER_TTL, entry.at))
         case Kind.WITHDRAW:
             return observe(row, withdrawal(attempt, entry.cause or Cause.HALTED, entry.at))
-        case Kind.UNKNOWN:
-            return observe(row, loss(attempt, State(entry.seen), entry.at))
         case Kind.CANCEL:
             return cancel_requested(row, attempt, entry.at)
         case Kind.UNKNOWN:
