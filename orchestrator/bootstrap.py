@@ -174,6 +174,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.adapters.sql.fleet import SqlFleet
     from orchestrator.adapters.sql.fleet_stop import SqlFleetControl
     from orchestrator.adapters.sql.idempotency import SqlIdempotency
+    from orchestrator.adapters.sql.owners import SqlOwners
     from orchestrator.adapters.sql.queries import SqlQueries
     from orchestrator.adapters.sql.registry import SqlRegistry
     from orchestrator.adapters.sql.webhooks import SqlWebhooks
@@ -182,6 +183,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.app.devices import Devices
     from orchestrator.app.fleet import FleetCommands
     from orchestrator.app.keys import ApiKeys
+    from orchestrator.app.owners import OwnerWills
     from orchestrator.app.pace import PaceCommands
     from orchestrator.app.releases import Releases
     from orchestrator.app.verdicts import ExternalVerdicts
@@ -214,6 +216,13 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
             registry,
             max_devices=settings.max_import_devices,
             max_per_event=settings.max_devices_per_event,
+            traceparent=current_traceparent,
+        ),
+        owners=OwnerWills(
+            SqlOwners(engine),
+            SqlCampaignStore(engine),
+            registry,
+            max_postponement_days=settings.max_postponement_days,
             traceparent=current_traceparent,
         ),
         keys=ApiKeys(registry, now=now_ms, new_id=new_id, traceparent=current_traceparent),

@@ -134,6 +134,13 @@ class Settings(BaseSettings):
         500, gt=0, description="Devices per registration event: small events, and short waits for the log's lock."
     )
 
+    max_postponement_days: int = Field(
+        90,
+        gt=0,
+        le=3_650,
+        description="Days that an owner may postpone an update for: long enough for a season, not for ever.",
+    )
+
     # --- limits of rates
     address_rate: float = Field(
         200.0, gt=0, description="Requests per second of one address: hawkBit's limit; a site behind one is one client."

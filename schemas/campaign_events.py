@@ -340,6 +340,8 @@ class CampaignCompleted(_Event, frozen=True, kw_only=True):
     ledger_position: int
     confirmed: int
     failed: int
+    withheld: dict[str, int] = {}
+    """Devices that the campaign ended without, by reason of ``domain.owner``; the ledger names them."""
 
 
 CampaignEvent = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from schemas import campaign_events, device_events, fleet_events, ledger, log_events, registry_events
+from schemas import campaign_events, device_events, fleet_events, ledger, log_events, owner_events, registry_events
 
 FOLDER = Path(__file__).parent / "json"
 
@@ -25,7 +25,7 @@ def documents() -> dict[str, dict[str, Any]]:
         "device-health.json": msgspec.json.schema(device_events.Health),
         "ledger-entry.json": msgspec.json.schema(ledger.Entry),
     }
-    for module in (campaign_events, registry_events, log_events, fleet_events):
+    for module in (campaign_events, registry_events, log_events, fleet_events, owner_events):
         for name, struct in module.EVENT_TYPES.items():
             found[f"{name}.json"] = msgspec.json.schema(struct)
     return found

@@ -25,7 +25,8 @@ class Kind(StrEnum):
     RETRY = "retry"
     """These devices wait again in the offer queue for a further attempt."""
     UNQUEUE = "unqueue"
-    """These devices no longer wait for attempt ``attempt``: a late report of the one before took the reason away."""
+    """These devices no longer wait for attempt ``attempt``: a late report of the one before took the reason away, or, with a cause,
+    the campaign ends without them."""
     UNKNOWN = "unknown"
     """Reports of these devices may have been destroyed with a part of the log; ``seen`` is where they were last seen."""
 
@@ -54,6 +55,11 @@ class Cause(StrEnum):
     BOOT = "boot"
     HEALTH = "health"
     REVERTED = "reverted"
+    OPTED_OUT = "opted_out"
+    """Of an unqueue, as all that follow: why the campaign ended without the device."""
+    POSTPONED = "postponed"
+    CONSENT = "consent"
+    PRECONDITIONS = "preconditions"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

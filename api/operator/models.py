@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from orchestrator.domain.plan_fields import MAX_COUNT
 
@@ -22,6 +23,17 @@ def _to_text(value: datetime) -> str:
     return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _with_offset(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise PydanticCustomError("time.offset", "A date and time needs its offset from UTC, such as Z or +01:00.")
+    return value
+
+
+def to_ms(value: datetime | None) -> int | None:
+    """Milliseconds since the epoch."""
+    return None if value is None else round(value.timestamp() * 1_000)
+
+
 Time = Annotated[
     datetime,
     BeforeValidator(_from_ms),
@@ -29,6 +41,9 @@ Time = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """Milliseconds since the epoch inside, RFC 3339 outside."""
+
+InputTime = Annotated[datetime, Field(strict=False), AfterValidator(_with_offset)]
+"""RFC 3339 with its offset from UTC."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
@@ -232,6 +247,41 @@ class TimelineEntry(_Output):
     components: dict[str, str] | None
     partition: int
     offset: int
+
+
+class ConsentInput(_Input):
+    release_id: Text | None = None
+    campaign_id: Text | None = Field(None, description="Exactly one of the two.")
+    until: InputTime | None = None
+
+
+class WillInput(_Input):
+    opted_out: bool = False
+    postponed_until: InputTime | None = Field(None, description="Within `max_postponement_days` from now.")
+    consents: Annotated[list[ConsentInput], Field(max_length=100)] = []
+    reason: Text
+    on_behalf_of: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None,
+        description="Whom this is passed on for: a customer's number, a ticket. No names: the log is kept for ever.",
+    )
+
+
+class Consent(_Output):
+    release_id: str | None
+    campaign_id: str | None
+    until: Time | None
+
+
+class Will(_Output):
+    device_id: str
+    version: int = Field(description="Statements so far; 0: nothing was ever said.")
+    opted_out: bool
+    postponed_until: Time | None
+    consents: list[Consent]
+    stated_at: Time | None
+    actor: str | None
+    on_behalf_of: str | None
+    reason: str | None
 
 
 # --------------------------------------------------------------------------- campaigns

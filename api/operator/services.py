@@ -16,6 +16,7 @@ from orchestrator.app.devices import Devices
 from orchestrator.app.fleet import FleetCommands
 from orchestrator.app.idempotency import Answers
 from orchestrator.app.keys import ApiKeys
+from orchestrator.app.owners import OwnerWills
 from orchestrator.app.pace import PaceCommands
 from orchestrator.app.queries import Queries
 from orchestrator.app.releases import Releases
@@ -36,6 +37,7 @@ class OperatorServices:
     webhooks: Webhooks
     releases: Releases
     devices: Devices
+    owners: OwnerWills
     keys: ApiKeys
     queries: Queries
     backtests: Backtests

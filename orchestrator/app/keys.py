@@ -54,6 +54,8 @@ class Scope(StrEnum):
     WEBHOOK_WRITE = "webhook:write"
     DEVICE_READ = "device:read"
     DEVICE_WRITE = "device:write"
+    DEVICE_WILL = "device:will"
+    """What owners of devices want, and nothing else: the key of a customer portal."""
     AUDIT_READ = "audit:read"
     ADMIN = "admin"
     """All of the above, and keys."""

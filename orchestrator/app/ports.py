@@ -129,7 +129,7 @@ class DispatchedSlice(Struct, frozen=True, kw_only=True):
 
     granted: int
     remaining: int
-    """Queue entries of the phase that are left, due or not."""
+    """Queue entries of the phase that are left, due or not; those that are withheld are not among them."""
     state: str
     """Control state that the transaction saw."""
     room: int
@@ -175,6 +175,8 @@ class GateReading(Struct, frozen=True, kw_only=True):
     """Devices of the phase that may still mature: waiting, offered, or started less than a confirm deadline ago."""
     waiting: int = 0
     """Devices whose next attempt is not due yet, or is still to be decided."""
+    withheld: int = 0
+    """Devices of the queue that their owners' will or the preconditions keep from being offered; in none of the above."""
 
 
 class BreakerReading(Struct, frozen=True, kw_only=True):
@@ -211,6 +213,10 @@ class Decisions(Protocol):
 
     async def judge_health(self, campaign_id: str, facts_until: int) -> bool:
         """Count what devices reported of their health up to ``facts_until`` (ms), and halt if a rule on it says so; True if it did."""
+        ...
+
+    async def close_withheld(self, campaign_id: str, now: int) -> dict[str, int]:
+        """Take what is withheld out of the queues of a running campaign, in the ledger too; all that ever was, by reason."""
         ...
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:

@@ -31,7 +31,9 @@ from orchestrator.app.ports import (
 from orchestrator.domain import campaign as c
 from orchestrator.domain.external import missing
 from orchestrator.domain.gate import GateVerdict, Verdict, evaluate_promote, soak_goal
+from orchestrator.domain.owner import OwnerPolicy
 from orchestrator.domain.patience import outlasted
+from orchestrator.domain.window import written
 from orchestrator.errors import NotFoundError, UnavailableError
 
 SLICE_SIZE: Final = 500
@@ -335,7 +337,10 @@ class CampaignProcess:
         return _standing(campaign, "The campaign changed meanwhile.")
 
     async def finish(self, campaign_id: str, now: int) -> Finish:
-        """Complete the campaign once its last phase is promoted and nothing is under way any more."""
+        """Complete the campaign once its last phase is promoted and nothing is under way any more.
+
+        Devices that are withheld are waited for as long as the plan's patience with owners says; then the campaign ends without them.
+        """
         campaign = await self._campaigns.load(campaign_id)
         if campaign.state is not c.CampaignState.RUNNING:
             return Finish(state=str(campaign.state))
@@ -345,6 +350,10 @@ class CampaignProcess:
             # A late report may be a reason to try again after the last phase was left, and nobody else offers any more.
             await self.dispatch(campaign_id, last, now)
             return Finish(state=str(campaign.state), reason=waiting)
+        if waiting := await self._withheld(campaign, now):
+            await self.dispatch(campaign_id, last, now)
+            return Finish(state=str(campaign.state), reason=waiting)
+        closed = await self._decisions.close_withheld(campaign_id, now)
         campaign = await self._step(
             campaign_id,
             lambda _, standing: c.Complete(
@@ -352,6 +361,7 @@ class CampaignProcess:
                 ledger_position=standing.ledger_position,
                 confirmed=reading.confirmed,
                 failed=reading.failed,
+                withheld=closed,
             ),
             command_id=f"complete/{campaign_id}",
             expected_version=campaign.version,
@@ -389,6 +399,19 @@ class CampaignProcess:
             return ""
         paused = f", {waiting} until they are tried again" if waiting else ""
         return f"{queued} devices wait for their offer{paused}, {reading.in_flight} are in flight."
+
+    async def _withheld(self, campaign: c.Campaign, now: int) -> str:
+        """Why the campaign still waits for devices that are withheld; empty if it does not."""
+        policy = OwnerPolicy.model_validate(campaign.plan.get("owner") or {})
+        until = (campaign.promoted_at or 0) + policy.patience
+        if now >= until:
+            return ""
+        devices = 0
+        for phase in range(len(campaign.phases)):
+            devices += (await self._decisions.read_gate(campaign.campaign_id, phase, now)).withheld
+        if not devices:
+            return ""
+        return f"{devices} devices are withheld by their owners or the preconditions; the campaign waits until {written(until)}."
 
     async def _step(
         self, campaign_id: str, build: Build, *, command_id: str, expected_version: int | None = None

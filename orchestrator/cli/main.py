@@ -28,6 +28,7 @@ from orchestrator.cli import (
     cmd_roles,
     cmd_sim,
     cmd_webhook,
+    cmd_will,
 )
 from orchestrator.cli.command import (
     JsonOption,
@@ -53,6 +54,7 @@ for module in (
     cmd_pace,
     cmd_release,
     cmd_device,
+    cmd_will,
     cmd_hardware,
     cmd_history,
     cmd_key,

@@ -148,6 +148,16 @@ class OtaClient:
         """What a device stated, the newest first."""
         return self._list(f"/v1/devices/{_part(device_id)}/timeline")
 
+    def will(self, device_id: str) -> m.Will:
+        """What the owner of a device wants; needs the scope ``device:will``."""
+        return self._get(f"/v1/devices/{_part(device_id)}/will")
+
+    def state_will(self, device_id: str, will: m.NewWill, *, version: int | None = None) -> m.Will:
+        """State the whole will; what is left out is withdrawn. ``version``: refuse (412) unless that is the one that holds."""
+        headers = {} if version is None else {"If-Match": f'"{version}"'}
+        path = f"/v1/devices/{_part(device_id)}/will"
+        return msgspec.json.decode(self._transport.request("PUT", path, json=will, headers=headers).content)
+
     # ---- campaigns
 
     def create_campaign(

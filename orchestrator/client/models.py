@@ -135,6 +135,36 @@ class TimelineEntry(TypedDict):
     offset: int
 
 
+class Consent(TypedDict):
+    """To a release or to a campaign."""
+
+    release_id: str | None
+    campaign_id: str | None
+    until: str | None
+
+
+class NewWill(TypedDict):
+    """What the owner of a device wants from now on."""
+
+    opted_out: bool
+    postponed_until: str | None
+    consents: list[Consent]
+    reason: str
+    on_behalf_of: str | None
+
+
+class Will(TypedDict):
+    device_id: str
+    version: int
+    opted_out: bool
+    postponed_until: str | None
+    consents: list[Consent]
+    stated_at: str | None
+    actor: str | None
+    on_behalf_of: str | None
+    reason: str | None
+
+
 class Campaign(TypedDict):
     campaign_id: str
     name: str

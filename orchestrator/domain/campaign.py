@@ -146,6 +146,8 @@ class Campaign(Struct, frozen=True, kw_only=True):
     halt: e.CampaignHalted | None = None
     halted_strata: tuple[str, ...] = ()
     """Strata that were halted alone, in the order of their halts. They stay so: their devices need a campaign of their own."""
+    promoted_at: int | None = None
+    """When the latest phase was promoted, ms."""
     promoted_since_halt: int = 0
     """Phases promoted since the start or the last halt: the in-flight cap doubles with each."""
     breaker: Breaker = Breaker()
@@ -570,6 +572,7 @@ def _progress(
                     ledger_position=command.ledger_position,
                     confirmed=command.confirmed,
                     failed=command.failed,
+                    withheld=command.withheld,
                 )
             ]
 
@@ -629,6 +632,7 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
             return replace(
                 campaign,
                 phase_state=PhaseState.PROMOTED,
+                promoted_at=event.at,
                 promoted_since_halt=campaign.promoted_since_halt + 1,
                 setbacks=0,
             )

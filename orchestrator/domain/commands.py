@@ -168,6 +168,7 @@ class Complete(Struct, frozen=True, kw_only=True):
     ledger_position: int
     confirmed: int
     failed: int
+    withheld: dict[str, int] = {}
 
 
 Command = (

@@ -24,6 +24,7 @@ from orchestrator.domain.conflict import DEFAULT_PRIORITY, Priority, Supersede
 from orchestrator.domain.external import MAX_EXTERNAL, ExternalGate
 from orchestrator.domain.halt_rule import TAGS, EProcessRule, HaltRule, ThresholdRule
 from orchestrator.domain.health_rule import VersusRule
+from orchestrator.domain.owner import OwnerPolicy
 from orchestrator.domain.plan_fields import (
     Count,
     Deadline,
@@ -75,7 +76,16 @@ def _selector(value: str) -> str:
     return value
 
 
+def _preconditions(value: str) -> str:
+    try:
+        parse(value)
+    except QueryError as error:
+        raise PydanticCustomError("plan.preconditions", "{text}", {"text": error.detail}) from error
+    return value
+
+
 Selector = Annotated[str, Field(strict=True), AfterValidator(_selector)]
+Preconditions = Annotated[str, Field(strict=True), AfterValidator(_preconditions)]
 
 
 class CohortSpec(PlanModel):
@@ -198,6 +208,9 @@ class Plan(PlanModel):
     """Most devices in flight per value of a label, over all campaigns."""
     priority: Priority = DEFAULT_PRIORITY
     supersede: Supersede = "never"
+    owner: OwnerPolicy = OwnerPolicy()
+    preconditions: Preconditions | None = None
+    """What a device must have reported when it is offered and when it starts: ``attribute.battery=ge=30``."""
     advisory: Advisory | None = None
 
     @model_validator(mode="after")
@@ -211,6 +224,11 @@ class Plan(PlanModel):
     def query(self) -> Query | None:
         """The cohort's selector."""
         return None if self.cohort.selector is None else parse(self.cohort.selector)
+
+    @property
+    def condition(self) -> Query | None:
+        """The preconditions."""
+        return None if self.preconditions is None else parse(self.preconditions)
 
     @property
     def salt(self) -> str:

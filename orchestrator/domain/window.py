@@ -143,12 +143,12 @@ class Schedule(PlanModel):
     def shut(self, now: int) -> Shut | None:
         """Whether the whole campaign may offer nothing at ``now`` (ms), its windows apart."""
         if self.start_at is not None and now < self.start_at:
-            return Shut(Closed.NOT_BEGUN, self.start_at, f"The campaign begins at {_written(self.start_at)}.")
+            return Shut(Closed.NOT_BEGUN, self.start_at, f"The campaign begins at {written(self.start_at)}.")
         if self.end_at is not None and now >= self.end_at:
-            return Shut(Closed.ENDED, None, f"The campaign ended at {_written(self.end_at)}.")
+            return Shut(Closed.ENDED, None, f"The campaign ended at {written(self.end_at)}.")
         for freeze in self.freezes:
             if freeze.from_ <= now < freeze.to:
-                return Shut(Closed.FROZEN, freeze.to, f"Frozen until {_written(freeze.to)}: {freeze.reason}.")
+                return Shut(Closed.FROZEN, freeze.to, f"Frozen until {written(freeze.to)}: {freeze.reason}.")
         return None
 
     def outside(self, now: int, zone: tzinfo) -> Shut | None:
@@ -156,7 +156,7 @@ class Schedule(PlanModel):
         if not self.windows or self._inside(now, zone):
             return None
         until = min(opening for opening in self._openings(now, zone) if opening > now)
-        return Shut(Closed.WINDOW, until, f"Outside its windows until {_written(until)}.")
+        return Shut(Closed.WINDOW, until, f"Outside its windows until {written(until)}.")
 
     def _inside(self, now: int, zone: tzinfo) -> bool:
         local = datetime.fromtimestamp(now / 1_000, UTC).astimezone(zone)
@@ -203,9 +203,6 @@ class Schedule(PlanModel):
             before = inside
 
 
-def _written(moment: int) -> str:
+def written(moment: int) -> str:
+    """A moment (ms) for people."""
     return f"{datetime.fromtimestamp(moment / 1_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-ALWAYS: Final = Schedule()
-"""The schedule of a plan that says nothing about one."""

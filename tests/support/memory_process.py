@@ -135,6 +135,8 @@ class MemoryDecisions:
     """What the breaker's next look reads."""
     judged: list[int] = field(default_factory=list)
     """How far facts had been heard at each look at health."""
+    closed: dict[str, int] = field(default_factory=dict)
+    """What closing says was withheld."""
 
     async def phase_sizes(self, campaign_id: str) -> list[int]:
         return self.sizes if (await self.campaigns.load(campaign_id)).enrolled else []
@@ -168,6 +170,9 @@ class MemoryDecisions:
     async def judge_health(self, campaign_id: str, facts_until: int) -> bool:
         self.judged.append(facts_until)
         return False
+
+    async def close_withheld(self, campaign_id: str, now: int) -> dict[str, int]:
+        return self.closed
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         reading = GateReading(

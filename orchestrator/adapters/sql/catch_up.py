@@ -16,7 +16,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import campaigns, event_log, fact_archive, fleet_stop, ledger, registry
+from orchestrator.adapters.sql import campaigns, event_log, fact_archive, fleet_stop, ledger, owners, registry
 from orchestrator.adapters.sql.comparison import SHADOW, Changed, Progress
 from orchestrator.adapters.sql.engine import driver, transaction
 from orchestrator.adapters.sql.facts import PROJECTION, Delivery, FactProjection
@@ -28,6 +28,7 @@ from orchestrator.domain import campaign as c
 from schemas.campaign_events import EVENT_TYPES as CAMPAIGN_EVENTS
 from schemas.fleet_events import EVENT_TYPES as FLEET_EVENTS
 from schemas.ledger import Entry, Kind
+from schemas.owner_events import EVENT_TYPES as OWNER_EVENTS
 from schemas.registry_events import DevicesRegistered
 
 EVENTS_PAGE: Final = 200
@@ -142,6 +143,8 @@ class CatchUp:
                     await campaigns.project(conn, campaign, item)
                 elif item.type in FLEET_EVENTS:
                     await fleet_stop.project(conn, item)
+                elif item.type in OWNER_EVENTS:
+                    await owners.project(conn, item)
                 else:
                     await registry.project(conn, item)
             done = page[-1].position
@@ -275,6 +278,8 @@ async def changed_since(conn: asyncpg.Connection, cut: Cut, most: int) -> Change
             changed.devices.update(device["device_no"] for device in row["data"]["devices"])
         elif row["type"] in FLEET_EVENTS:
             changed.campaigns.add(FLEET)
+        elif row["type"] in OWNER_EVENTS:
+            changed.devices.add(row["data"]["device_no"])
     ids = [row["stream"].removeprefix("campaign/") for row in events if row["type"] in CAMPAIGN_EVENTS]
     nos = await conn.fetch("SELECT campaign_no FROM campaign WHERE campaign_id = ANY($1::text[])", ids)
     changed.campaigns.update(row["campaign_no"] for row in nos)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from orchestrator.adapters.sql import budget, schedules
+from orchestrator.adapters.sql import budget, schedules, sieve
 from orchestrator.adapters.sql.fleet import attribute_names, value_columns
 from orchestrator.adapters.sql.locks import own_budget
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
@@ -38,7 +38,7 @@ AT_ONCE: Final = 500
 # Materialized, because a plan may otherwise run the limited part again for each row, and claim more than the limit.
 _CLAIM: Final = f"""WITH near AS MATERIALIZED (
     SELECT rank, device_no FROM offer_queue
-    WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[])
+    WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[]) AND rank <= $7
     ORDER BY rank LIMIT $4 * {CHOICE} FOR UPDATE SKIP LOCKED),
 c AS MATERIALIZED (
     SELECT rank FROM near LEFT JOIN presence USING (device_no)
@@ -49,7 +49,7 @@ _DUE: Final = """SELECT EXISTS (SELECT FROM offer_queue
 WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($4::smallint[]))"""
 _LOOK: Final = """WITH near AS MATERIALIZED (
     SELECT rank, device_no, stratum, attempt FROM offer_queue
-    WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[])
+    WHERE campaign_no = $1 AND phase = $2 AND not_before <= $3 AND stratum <> ALL($5::smallint[]) AND rank <= $7
     ORDER BY rank LIMIT $4 FOR UPDATE SKIP LOCKED)
 SELECT near.*, s.campaign_no AS holder{values} FROM near LEFT JOIN presence USING (device_no)
 LEFT JOIN device_slot s USING (device_no) LEFT JOIN device USING (device_no) ORDER BY coalesce(last_seen_at, 0) < $6, rank"""
@@ -97,8 +97,9 @@ async def claim(conn: asyncpg.Connection, cache: RulesCache, asking: Asking) -> 
     plan = rules.dossier.plan
     before = await _before(conn, cache, rules, asking.now)
     if not plan.budget and not before and plan.supersede == "never":
+        last = await _sieved(conn, asking, asking.room * CHOICE)
         rows = await conn.fetch(
-            _CLAIM, rules.campaign_no, asking.phase, asking.now, asking.room, asking.halted, asking.recently
+            _CLAIM, rules.campaign_no, asking.phase, asking.now, asking.room, asking.halted, asking.recently, last
         )
         return Claim(rows=rows)
     if not await conn.fetchval(_DUE, rules.campaign_no, asking.phase, asking.now, asking.halted):
@@ -107,7 +108,13 @@ async def claim(conn: asyncpg.Connection, cache: RulesCache, asking: Asking) -> 
     if plan.budget:
         await own_budget(conn)
         usage = await budget.usage(conn, rules.dossier.budget)
-    return await _Look(conn, cache, asking, before, usage).all()
+    last = await _sieved(conn, asking, LOOK)
+    return await _Look(conn, cache, asking, before, usage, last).all()
+
+
+async def _sieved(conn: asyncpg.Connection, asking: Asking, wanted: int) -> int:
+    """Put off those whom their owners or their last report withhold; nobody up to this rank is left that is due and withheld."""
+    return await sieve.put_off(conn, asking.rules, asking.phase, asking.now, wanted, asking.halted)
 
 
 async def _before(conn: asyncpg.Connection, cache: RulesCache, rules: CampaignRules, now: int) -> dict[int, int]:
@@ -137,16 +144,18 @@ class _Look:
         asking: Asking,
         before: Mapping[int, int],
         usage: Usage,
+        last: int,
     ) -> None:
         self._conn = conn
         self._cache = cache
         self._asking = asking
         self._before = before
         self._usage = usage
+        self._last = last
         self._found = Claim()
         labels = [rule.label for rule in asking.rules.dossier.budget]
         self._names = attribute_names(labels)
-        columns = value_columns(labels, 7)
+        columns = value_columns(labels, 8)
         self._columns = [f"v{number}" for number, _ in enumerate(columns)]
         self._query = _LOOK.format(values="".join(f", {c} AS {n}" for c, n in zip(columns, self._columns, strict=True)))
 
@@ -167,7 +176,7 @@ class _Look:
 
     @property
     def _rest(self) -> tuple[Any, ...]:
-        return self._asking.halted, self._asking.recently, *self._names
+        return self._asking.halted, self._asking.recently, self._last, *self._names
 
     async def _sort(self, page: Sequence[asyncpg.Record]) -> None:
         """Take those of a page that may go, as far as there is room; the others get a later time."""

@@ -2,8 +2,8 @@
 
 Both sides are walked in key order, a run of rows at a time, and each run is compared by count and hash in the database; only one that
 differs is fetched, to name its first difference. Of each table only the declared columns count: not shards, epochs, the clocks of work
-queues, the overlay or presence, and not ``gate`` and ``health_reading``, whose rows are the last look, not a fact. Counters are
-compared as sums over shards.
+queues and whom they hold back, the overlay or presence, and not ``gate`` and ``health_reading``, whose rows are the last look, not a
+fact. Counters are compared as sums over shards.
 
 Both sides must stand still and at the same positions of both logs; that is the caller's part.
 """
@@ -84,6 +84,12 @@ COMPARED: Final = (
         "device",
         "device_no",
         "device_id hardware_model attributes version digest registered_at reported_at",
+    ),
+    _of(
+        "owner_will",
+        "device",
+        "device_no",
+        "opted_out postponed_until consents version stated_at actor on_behalf_of reason",
     ),
     _of("device_slot", "device", "device_no", "campaign_no attempt"),
     _of(

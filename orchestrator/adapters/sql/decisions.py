@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator.adapters.sql import closing
 from orchestrator.adapters.sql.breaker import read_breaker
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError
 from orchestrator.adapters.sql.dispatch import dispatch
@@ -47,6 +48,9 @@ class SqlDecisions:
 
     async def judge_health(self, campaign_id: str, facts_until: int) -> bool:
         return await judge_health(self._engine, self._cache, await self._no(campaign_id), facts_until)
+
+    async def close_withheld(self, campaign_id: str, now: int) -> dict[str, int]:
+        return await closing.close_withheld(self._engine, await self._no(campaign_id), now)
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         return await read_gate(self._engine, self._cache, await self._no(campaign_id), phase, now)

@@ -4,7 +4,7 @@ It holds the campaign's pacing row exclusively, so parallel slices never see the
 it appends: a slice that commits was allowed at its commit. Busy devices go back into the queue, because claiming took them out; those
 whose late report made a further attempt needless leave it for good.
 
-Not here: which devices are claimed (``claims``) and what becomes of an offer that is taken over (``takeover``).
+Not here: which devices are claimed (``claims``), which are withheld by their owners (``sieve``), and what becomes of an offer that is taken over (``takeover``).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def in_flight(conn: asyncpg.Connection, campaign_no: int) -> int:
 async def _left(conn: asyncpg.Connection, campaign_no: int, phase: int) -> tuple[int, int | None]:
     row = await conn.fetchrow(
         "SELECT count(*) AS n, min(not_before) AS next FROM (SELECT not_before FROM offer_queue"
-        " WHERE campaign_no = $1 AND phase = $2 AND stratum <> ALL($3::smallint[]) LIMIT 1000) q",
+        " WHERE campaign_no = $1 AND phase = $2 AND withheld IS NULL AND stratum <> ALL($3::smallint[]) LIMIT 1000) q",
         campaign_no,
         phase,
         await halted_strata(conn, campaign_no),
@@ -296,6 +296,7 @@ async def _put_back(
     kept = ("rank", "device_no", "stratum", "attempt")
     await conn.copy_records_to_table(
         "offer_queue",
+        columns=rows.QUEUED,
         records=[
             (rules.campaign_no, phase, *(row[name] for name in kept), not_before[row["device_no"]]) for row in claimed
         ],

@@ -18,13 +18,14 @@ from orchestrator.adapters.clock import now_ms, uuid7
 from orchestrator.adapters.sql.engine import driver, transaction
 from orchestrator.adapters.sql.locks import own_event_log
 from orchestrator.app.ports import Meta, Recorded, VersionConflictError
-from schemas import campaign_events, fleet_events, log_events, registry_events
+from schemas import campaign_events, fleet_events, log_events, owner_events, registry_events
 
 TYPES: dict[str, type[msgspec.Struct]] = {
     **campaign_events.EVENT_TYPES,
     **registry_events.EVENT_TYPES,
     **log_events.EVENT_TYPES,
     **fleet_events.EVENT_TYPES,
+    **owner_events.EVENT_TYPES,
 }
 
 _COLUMNS = "position, stream, version, event_id, type, v, data, meta, command_id, ordinal, recorded_at, prev_hash, hash"

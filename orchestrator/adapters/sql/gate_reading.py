@@ -47,19 +47,26 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         )
         queued: Any = await conn.fetchval(
             "SELECT count(*) FROM (SELECT 1 FROM offer_queue WHERE campaign_no = $1 AND phase = $2"
-            " AND stratum <> ALL($3::smallint[]) AND (rank < $4 OR not_before <= $5) LIMIT 1000) q",
+            " AND withheld IS NULL AND stratum <> ALL($3::smallint[]) AND (rank < $4 OR not_before <= $5) LIMIT 1000) q",
             *(campaign_no, phase, halted, RETRY_RANK, now),
+        )
+        held = await conn.fetch(
+            "SELECT stratum, count(*) AS n FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND withheld IS NOT NULL"
+            " AND stratum <> ALL($3::smallint[]) GROUP BY stratum",
+            campaign_no,
+            phase,
+            halted,
         )
         waiting, unstarted = await retrying.waiting(conn, campaign_no, phase, halted, now)
     share = rules.dossier.phases[phase].strata
     stopped = {rules.strata[number] for number in halted}
-    # Of a stratum that other campaigns have taken over whole there is nothing to wait for.
-    gone = {
-        rules.strata[row["stratum"]]: row["n"]
-        for row in states
-        if row["phase"] == phase and row["state"] == State.SUPERSEDED.value
-    }
-    strata = {key: 0 for key in sorted(share) if share[key] > gone.get(key, 0) and key not in stopped}
+    # Of a stratum that other campaigns have taken over whole, or that is withheld whole, there is nothing to wait for.
+    withheld = {rules.strata[row["stratum"]]: row["n"] for row in held}
+    gone = defaultdict[str, int](int, withheld)
+    for row in states:
+        if row["phase"] == phase and row["state"] == State.SUPERSEDED.value:
+            gone[rules.strata[row["stratum"]]] += row["n"]
+    strata = {key: 0 for key in sorted(share) if share[key] > gone[key] and key not in stopped}
     matured = good = ripening = 0
     for row in mature:
         if row["stratum"] in halted:
@@ -84,4 +91,5 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         confirmed=by_state[State.CONFIRMED.value],
         failed=by_state[State.FAILED.value] + by_state[State.REVERTED.value],
         outstanding=queued + unstarted + offered + ripening,
+        withheld=sum(withheld.values()),
     )

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import breaker, ledger, positions, rows, schedules
+from orchestrator.adapters.sql import breaker, ledger, owners, positions, rows, schedules
 from orchestrator.adapters.sql.actions import ActionRange, ActionRanges
 from orchestrator.adapters.sql.dispatch import control_state, halted_strata
 from orchestrator.adapters.sql.engine import driver, transaction
@@ -106,7 +106,7 @@ class SqlOffers:
         return views
 
     async def _hide(self, views: dict[int, OfferView]) -> None:
-        """Show nothing to devices that wait: for their offer's window to open again, or for their place in the spread of starts."""
+        """Show nothing to devices that wait: for their window, for their place in the spread of starts, or for their owner's word."""
         waiting = {
             no: view for no, view in views.items() if view.shown is Shown.DEPLOYMENT and view.state == State.OFFERED
         }
@@ -114,15 +114,15 @@ class SqlOffers:
             return
         async with driver(self._engine) as conn:
             rules = await self._rules.current(conn, {view.campaign_no for view in waiting.values()})
-            holding = {no: found for no, found in rules.items() if found.holds_starts}
-            now = await _now(conn) if holding else 0
-            for campaign_no, found in holding.items():
+            now = await _now(conn)
+            for campaign_no, found in rules.items():
                 own = {no: view for no, view in waiting.items() if view.campaign_no == campaign_no}
                 hidden = (
-                    own.keys()
+                    set(own)
                     if schedules.shut(found, now)
                     else schedules.early(found, own.values(), now)
                     | (await schedules.outside(conn, found, own.keys(), now)).keys()
+                    | (await owners.withheld(conn, found, own.keys(), now)).keys()
                 )
                 for no in hidden:
                     views[no] = replace(views[no], shown=Shown.NOTHING)
@@ -204,8 +204,11 @@ class SqlOffers:
         if not fresh:
             return
         now = await _now(conn)
+        devices = [row.device_no for row in fresh]
         later = schedules.early(rules, fresh, now)
-        later |= (await schedules.outside(conn, rules, [row.device_no for row in fresh], now)).keys()
+        later |= (await schedules.outside(conn, rules, devices, now)).keys()
+        # After the rows are locked: a will that is being stated is waited for there, and seen here.
+        later |= (await owners.withheld(conn, rules, devices, now)).keys()
         fresh = [row for row in fresh if row.device_no not in later]
         if not fresh or schedules.shut(rules, now):
             return

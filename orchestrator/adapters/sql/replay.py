@@ -67,7 +67,7 @@ async def _enrol(conn: asyncpg.Connection, rules: dict[int, CampaignRules], entr
     for (campaign_no, phase), strata in sorted(phases.items()):
         if phase != enrolment.HOLDBACK:
             queued = enrolment.queue_rows(rules[campaign_no], phase, strata)
-            await conn.copy_records_to_table("offer_queue", records=list(queued))
+            await conn.copy_records_to_table("offer_queue", columns=rows.QUEUED, records=list(queued))
     for campaign_no in sorted({no for no, _ in phases}):
         keys = [(campaign_no, i, key) for i, key in enumerate(rules[campaign_no].strata)]
         await conn.copy_records_to_table("stratum", records=keys)
@@ -87,13 +87,13 @@ async def _decide(conn: asyncpg.Connection, rules: dict[int, CampaignRules], ent
                 queued.pop(key, None)
                 offered_to.add(device)
                 new = _offered(entry, index, old, strata)
+            elif entry.kind is Kind.UNQUEUE:
+                queued.pop(key, None)
+                continue
             elif old is None:
                 raise LookupError(f"ledger {entry.position}: {entry.kind} before an offer to device {device}")
             elif entry.kind is Kind.RETRY:
                 queued[key] = retrying.replayed(old, entry)
-                continue
-            elif entry.kind is Kind.UNQUEUE:
-                queued.pop(key, None)
                 continue
             else:
                 new = _observed(old, entry)
@@ -102,7 +102,7 @@ async def _decide(conn: asyncpg.Connection, rules: dict[int, CampaignRules], ent
     await changes.write(conn)
     await rows.settle_slots(conn, offered_to)
     if queued:
-        await conn.copy_records_to_table("offer_queue", records=list(queued.values()))
+        await conn.copy_records_to_table("offer_queue", columns=rows.QUEUED, records=list(queued.values()))
 
 
 def _keys(entries: Sequence[Entry]) -> Iterator[rows.Key]:

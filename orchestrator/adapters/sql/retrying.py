@@ -47,7 +47,7 @@ _UNQUEUE: Final = """WITH c AS MATERIALIZED (
 DELETE FROM offer_queue q USING c WHERE q.campaign_no = $1 AND q.phase = c.phase AND q.rank = c.rank RETURNING q.device_no"""
 _PAUSED: Final = """SELECT count(*) AS n, count(*) FILTER (WHERE a.first_started_at IS NULL) AS unstarted
 FROM (SELECT device_no, campaign_no FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND stratum <> ALL($3::smallint[])
-    AND rank >= $4 AND not_before > $5 LIMIT 1000) q JOIN assignment a USING (device_no, campaign_no)"""
+    AND rank >= $4 AND not_before > $5 AND withheld IS NULL LIMIT 1000) q JOIN assignment a USING (device_no, campaign_no)"""
 _UNDECIDED: Final = """SELECT count(*) FROM (SELECT 1 FROM due_queue q JOIN assignment a USING (device_no, campaign_no)
     WHERE q.due_at = $4 AND q.campaign_no = $1 AND q.what = $5 AND a.phase = $2 AND a.stratum <> ALL($3::smallint[]) LIMIT 1000) d"""
 
@@ -105,7 +105,7 @@ async def queue(conn: asyncpg.Connection, retries: Iterable[tuple[Assignment, Re
         for row, retry in sorted(retries, key=lambda item: item[0].device_no)
     ]
     if records:
-        await conn.copy_records_to_table("offer_queue", records=records)
+        await conn.copy_records_to_table("offer_queue", columns=rows.QUEUED, records=records)
 
 
 def replayed(row: Assignment, entry: Entry) -> tuple[int, ...]:

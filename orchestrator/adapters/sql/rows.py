@@ -43,6 +43,9 @@ _TYPES = {
 _KEY: Final = ("device_no", "campaign_no")
 _MUTABLE: Final = tuple(name in {*_FIELDS} - {*_KEY, "phase", "stratum"} for name in _FIELDS)
 
+QUEUED: Final = ("campaign_no", "phase", "rank", "device_no", "stratum", "attempt", "not_before")
+"""Columns of ``offer_queue`` that an entry begins with."""
+
 OWN_STATEMENT: Final = 64
 """Rows that change the same columns from which on they are written by a statement of their own: the driver looks at every element of
 every array it sends, which costs more than a statement. Fewer rows go with the others, all their columns in one statement."""

@@ -62,7 +62,14 @@ _READERS: Final = {
 """Primary keys that nothing reads while the tables are filled; the positions keep records from being applied twice."""
 
 _LATE_INDEXES: Final = frozenset(
-    {"timeline_device", "assignment_campaign", "offer_queue_device", "health_report_recorded", "health_report_events"}
+    {
+        "timeline_device",
+        "assignment_campaign",
+        "offer_queue_device",
+        "offer_queue_withheld",
+        "health_report_recorded",
+        "health_report_events",
+    }
 )
 
 _OWN_INDEX: Final = f"CREATE INDEX offer_queue_replay ON {SHADOW}.offer_queue (campaign_no, device_no)"

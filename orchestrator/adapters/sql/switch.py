@@ -58,6 +58,7 @@ _WRITTEN: Final = (
     "trusted_key",
     "artifact",
     "release",
+    "owner_will",
 )
 """In the order in which most writers come to them: those that wait at the first ones hold nothing that is still wanted."""
 

@@ -10,7 +10,18 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, SmallInteger, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
@@ -53,6 +64,10 @@ def _int(**kw: Any) -> Any:
 
 def _small(**kw: Any) -> Any:
     return Field(sa_column=Column(SmallInteger, **{"nullable": False, "autoincrement": False, **kw}))
+
+
+def _flag(**kw: Any) -> Any:
+    return Field(sa_column=Column(Boolean, **{"nullable": False, **kw}))
 
 
 def _bytes(**kw: Any) -> Any:
@@ -367,7 +382,11 @@ class Pacing(_Table, table=True):
 
 class OfferQueue(_Table, table=True):
     # By hash: half the price of a tree at an enrolment, and nobody asks for a range of devices.
-    __table_args__: ClassVar[Any] = (Index("offer_queue_device", "device_no", postgresql_using="hash"), _QUEUE)
+    __table_args__: ClassVar[Any] = (
+        Index("offer_queue_device", "device_no", postgresql_using="hash"),
+        Index("offer_queue_withheld", "campaign_no", "phase", "stratum", postgresql_where="withheld IS NOT NULL"),
+        _QUEUE,
+    )
     campaign_no: int = _int(primary_key=True)
     phase: int = _small(primary_key=True)
     rank: int = _int(primary_key=True)
@@ -375,6 +394,8 @@ class OfferQueue(_Table, table=True):
     stratum: int = _small()
     attempt: int = _small()
     not_before: int = _big()
+    withheld: str | None = _text(nullable=True)
+    """Why the device was passed over when it was last looked at (``domain.owner``): a look, not a fact."""
 
 
 class DueQueue(_Table, table=True):
@@ -526,6 +547,20 @@ class Device(_Table, table=True):
     digest: str | None = _text(nullable=True)
     registered_at: int = _big()
     reported_at: int | None = _big(nullable=True)
+
+
+class OwnerWill(_Table, table=True):
+    """What the owner of a device wants: the last statement of the stream ``owner/<device_no>``. Of most devices there is none."""
+
+    device_no: int = _int(primary_key=True)
+    opted_out: bool = _flag()
+    postponed_until: int | None = _big(nullable=True)
+    consents: list[dict[str, Any]] = _json()
+    version: int = _int()
+    stated_at: int = _big()
+    actor: str = _text()
+    on_behalf_of: str | None = _text(nullable=True)
+    reason: str = _text()
 
 
 class Presence(_Table, table=True):

@@ -66,7 +66,8 @@ def _decision(case: Case, row: Mapping[str, Any], index: int, key: Key, ended: s
             history.retries.add(attempt)
             return
         case "unqueue":
-            if attempt not in history.retries or attempt in history.offers:
+            first = attempt == 1 and row["cause"] is not None
+            if (attempt not in history.retries and not first) or attempt in history.offers:
                 case.note("misordered", f"{where}: not queued")
             history.retries.discard(attempt)
             return

@@ -8,11 +8,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from schemas import campaign_events, device_events, export, fleet_events, ledger, log_events, registry_events
+from schemas import (
+    campaign_events,
+    device_events,
+    export,
+    fleet_events,
+    ledger,
+    log_events,
+    owner_events,
+    registry_events,
+)
 
 GOLDEN = Path(export.__file__).parent / "golden"
 SAMPLES = sorted(path.name for path in GOLDEN.glob("*.json"))
 EVENTS = campaign_events.EVENT_TYPES | registry_events.EVENT_TYPES | log_events.EVENT_TYPES | fleet_events.EVENT_TYPES
+EVENTS |= owner_events.EVENT_TYPES
 
 
 def test_the_exported_schemas_are_those_of_the_code():

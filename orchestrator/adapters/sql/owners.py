@@ -1,0 +1,155 @@
+"""Owners' wills: stated in the event log, projected into ``owner_will``, asked by every slice, poll and start.
+
+A statement locks the device's assignments before it is appended, and a start reads the will after it has locked them. So after the
+commit of an opt-out no start of the device commits, and one that was under way is waited for. A slice does not lock the will: an
+offer that is being made at that moment may still be made, but it is neither shown nor started, and expires.
+
+A statement also brings the device forward in the queues in which it is withheld. An entry that a slice has in hand just then is left
+to it, and looked at again after ``domain.owner.WILL_LOOK_AGAIN_MS`` at the latest.
+
+Not here: the rule (``domain.owner.withheld``); SQL only fetches what it asks about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from orchestrator import failpoints
+from orchestrator.adapters.clock import now_ms
+from orchestrator.adapters.sql import event_log
+from orchestrator.adapters.sql.engine import driver, transaction
+from orchestrator.adapters.sql.filters import compile_query
+from orchestrator.adapters.sql.locks import own_event_log
+from orchestrator.adapters.sql.rules import CampaignRules
+from orchestrator.app.owners import BuildWill, WillStatus
+from orchestrator.app.ports import Meta, Recorded, VersionConflictError
+from orchestrator.app.registry import DeviceNotFoundError
+from orchestrator.domain import owner
+from orchestrator.domain.owner import NOTHING_SAID, Will, Withheld
+from schemas.owner_events import Consent, OwnerWillStated
+
+_STATED: Final = """INSERT INTO owner_will
+    (device_no, opted_out, postponed_until, consents, version, stated_at, actor, on_behalf_of, reason)
+VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7, $8, $9) ON CONFLICT (device_no) DO UPDATE SET opted_out = excluded.opted_out,
+    postponed_until = excluded.postponed_until, consents = excluded.consents, version = excluded.version,
+    stated_at = excluded.stated_at, actor = excluded.actor, on_behalf_of = excluded.on_behalf_of, reason = excluded.reason"""
+_READ: Final = """SELECT i.device_id, w.opted_out, w.postponed_until, w.consents, w.version, w.stated_at, w.actor, w.on_behalf_of,
+    w.reason FROM device_identity i LEFT JOIN owner_will w USING (device_no) WHERE i.device_id = $1"""
+_FORWARD: Final = """WITH c AS MATERIALIZED (
+    SELECT campaign_no, phase, rank FROM offer_queue WHERE device_no = $1 AND withheld IS NOT NULL FOR UPDATE SKIP LOCKED)
+UPDATE offer_queue q SET withheld = NULL, not_before = $2 FROM c
+WHERE q.campaign_no = c.campaign_no AND q.phase = c.phase AND q.rank = c.rank"""
+_LOCKED: Final = "SELECT FROM assignment WHERE device_no = $1 ORDER BY campaign_no FOR UPDATE"
+_WILLS: Final = """SELECT device_no, opted_out, postponed_until, consents, true AS meets FROM owner_will
+WHERE device_no = ANY($1::int[]) AND (opted_out OR postponed_until > $2)"""
+_ASKED: Final = """SELECT d.device_no, w.opted_out, w.postponed_until, w.consents, d.meets
+FROM (SELECT device_no, {meets} AS meets FROM device WHERE device_no = ANY($1::int[])) d LEFT JOIN owner_will w USING (device_no)"""
+
+
+async def project(conn: asyncpg.Connection, item: Recorded) -> None:
+    """Write the row that follows from one event; used by the append and by the rebuild."""
+    event: OwnerWillStated = item.event
+    await conn.execute(
+        _STATED,
+        *(event.device_no, event.opted_out, event.postponed_until, msgspec.json.encode(event.consents).decode()),
+        *(item.version, item.recorded_at, event.actor, event.on_behalf_of, event.reason),
+    )
+
+
+async def withheld(
+    conn: asyncpg.Connection, rules: CampaignRules, device_nos: Collection[int], now: int
+) -> dict[int, Withheld]:
+    """Those of the devices that the campaign may not offer to, nor let start, at ``now`` (ms). One statement, two index lookups."""
+    if not device_nos:
+        return {}
+    plan = rules.dossier.plan
+    if plan.preconditions is None and plan.owner.consent == "not_required":
+        # Whoever has said nothing may be offered to: only wills are looked at.
+        rows = await conn.fetch(_WILLS, list(device_nos), now)
+    else:
+        meets, parameters = ("true", []) if plan.condition is None else compile_query(plan.condition, 2)
+        rows = await conn.fetch(_ASKED.format(meets=meets), list(device_nos), *parameters)
+    found: dict[int, Withheld] = {}
+    for row in rows:
+        why = owner.withheld(
+            plan.owner, _will(row), rules.release_id, rules.campaign_id, meets_preconditions=row["meets"], now=now
+        )
+        if why is not None:
+            found[row["device_no"]] = why
+    return found
+
+
+def _will(row: asyncpg.Record) -> Will:
+    if row["opted_out"] is None:
+        return NOTHING_SAID
+    return Will(
+        opted_out=row["opted_out"],
+        postponed_until=row["postponed_until"],
+        consents=msgspec.convert(row["consents"], tuple[Consent, ...]),
+    )
+
+
+class SqlOwners:
+    """``orchestrator.app.owners.Wills`` on PostgreSQL."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def read(self, device_id: str) -> WillStatus:
+        async with driver(self._engine) as conn:
+            return await _read(conn, device_id)
+
+    async def state(
+        self,
+        device_id: str,
+        build: BuildWill,
+        *,
+        longest_ms: int,
+        command_id: str,
+        meta: Meta,
+        expected_version: int | None = None,
+    ) -> WillStatus:
+        async with transaction(self._engine) as conn:
+            number: Any = await conn.fetchval("SELECT device_no FROM device_identity WHERE device_id = $1", device_id)
+            if number is None:
+                raise DeviceNotFoundError(f"There is no device {device_id[:64]!r}.")
+            now = now_ms()
+            await conn.execute(_FORWARD, number, now)
+            await conn.execute(_LOCKED, number)
+            await own_event_log(conn)
+            if not await event_log.of_command(conn, command_id):
+                stream = f"owner/{number}"
+                will = owner.fold([item.event for item in await event_log.read_stream(conn, stream)])
+                if expected_version is not None and expected_version != will.version:
+                    raise VersionConflictError(
+                        f"The will of {device_id} is at version {will.version}, the request was made for {expected_version}."
+                    )
+                events = owner.decide(will, build(number, now), longest_ms)
+                if events:
+                    appended = await event_log.append(
+                        conn, stream, will.version, events, command_id=command_id, meta=meta
+                    )
+                    for item in appended:
+                        await project(conn, item)
+                    failpoints.hit("command.before_commit")
+            return await _read(conn, device_id)
+
+
+async def _read(conn: asyncpg.Connection, device_id: str) -> WillStatus:
+    row = await conn.fetchrow(_READ, device_id)
+    if row is None:
+        raise DeviceNotFoundError(f"There is no device {device_id[:64]!r}.")
+    return status(row)
+
+
+def status(row: asyncpg.Record) -> WillStatus:
+    """From the columns of ``owner_will``, all null where nothing was said, and ``device_id``."""
+    if row["version"] is None:
+        return WillStatus(device_id=row["device_id"])
+    said = {name: row[name] for name in WillStatus.__struct_fields__ if name != "consents"}
+    return WillStatus(**said, consents=msgspec.convert(row["consents"], list[Consent]))
