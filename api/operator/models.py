@@ -228,27 +228,6 @@ class ComponentStatus(_Output):
     digest: str | None
 
 
-class DeviceDetail(Device):
-    token_issued: bool
-    assignment: Assignment | None
-    assignments: list[Assignment]
-    components: list[ComponentStatus]
-
-
-class TimelineEntry(_Output):
-    event_id: str
-    type: str
-    recorded_at: Time
-    campaign_id: str | None
-    attempt: int | None
-    failure_class: str | None
-    reason: str | None
-    detail: str | None
-    components: dict[str, str] | None
-    partition: int
-    offset: int
-
-
 class ConsentInput(_Input):
     release_id: Text | None = None
     campaign_id: Text | None = Field(None, description="Exactly one of the two.")
@@ -282,6 +261,28 @@ class Will(_Output):
     actor: str | None
     on_behalf_of: str | None
     reason: str | None
+
+
+class DeviceDetail(Device):
+    token_issued: bool
+    will: Will
+    assignment: Assignment | None
+    assignments: list[Assignment]
+    components: list[ComponentStatus]
+
+
+class TimelineEntry(_Output):
+    event_id: str
+    type: str
+    recorded_at: Time
+    campaign_id: str | None
+    attempt: int | None
+    failure_class: str | None
+    reason: str | None
+    detail: str | None
+    components: dict[str, str] | None
+    partition: int
+    offset: int
 
 
 # --------------------------------------------------------------------------- campaigns
@@ -560,6 +561,9 @@ class Campaign(CampaignSummary):
     halt: HaltStatus | None
     breaker: BreakerStatus | None = Field(description="Null for a plan without one.")
     halted_strata: list[StratumHaltStatus] = Field(description="Halted alone; the campaign goes on without them.")
+    withheld: dict[str, int] = Field(
+        description="Devices that owners' wills or preconditions withhold, by reason; at its end those it ended without."
+    )
     components: dict[str, dict[str, int]] = Field(
         description="Component to devices by its outcome, of a release with several."
     )

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
+from orchestrator.app.owners import WillStatus
 from orchestrator.app.ports import Recorded
 from orchestrator.app.registry import Artifact, HardwareModel, Release
 from orchestrator.domain.revision import PaceChange
@@ -256,6 +257,9 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     """None for a plan without one."""
     halted_strata: list[StratumHaltStatus]
     """Strata that were halted alone; the campaign goes on without them."""
+    withheld: dict[str, int]
+    """Devices that their owners' will or the preconditions keep from being offered, by reason, as they were last looked at; of a
+    completed campaign those that it ended without."""
     components: dict[str, dict[str, int]]
     """Component to devices by its outcome, for releases with several; of a device that has not spoken of it there is none."""
     brake: BrakeStatus | None
@@ -316,6 +320,8 @@ class DeviceStatus(DeviceSummary, frozen=True, kw_only=True):
     """The twin, and what the device was assigned to, latest campaign first."""
 
     token_issued: bool
+    will: WillStatus
+    """What its owner wants."""
     assignment: AssignmentStatus | None
     """The one that holds the device's slot."""
     assignments: list[AssignmentStatus]

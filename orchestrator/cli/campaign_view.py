@@ -83,6 +83,7 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
             ("false halts", _error(campaign)),
             ("exposed", campaign["exposed"] if enrolled else None),
             ("spared", campaign["spared"]),
+            ("withheld", ", ".join(f"{n} {why}" for why, n in campaign["withheld"].items()) or None),
             ("breaker", breaker(campaign)),
         ]
     )

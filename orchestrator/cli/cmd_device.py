@@ -10,7 +10,7 @@ import typer
 from orchestrator.cli.command import Cli, command
 
 if TYPE_CHECKING:
-    from orchestrator.client.models import ImportedDevice
+    from orchestrator.client.models import ImportedDevice, Will
 
 group = typer.Typer(help="Devices.", no_args_is_help=True)
 
@@ -157,6 +157,7 @@ def show(cli: Cli, device_id: DeviceId) -> None:
                 ("reported", device["reported_at"]),
                 ("last seen", device["last_seen_at"]),
                 ("token", "issued" if device["token_issued"] else "none"),
+                ("owner", _wants(device["will"])),
             ]
         ),
         "",
@@ -165,3 +166,14 @@ def show(cli: Cli, device_id: DeviceId) -> None:
         "",
         said,
     )
+
+
+def _wants(will: Will) -> str | None:
+    """What the owner wants; None where nothing was said."""
+    if not will["version"]:
+        return None
+    said = ["opted out" if will["opted_out"] else "wants updates"]
+    if will["postponed_until"]:
+        said.append(f"postponed until {will['postponed_until']}")
+    said += [f"agrees to {each['release_id'] or each['campaign_id']}" for each in will["consents"]]
+    return ", ".join(said)

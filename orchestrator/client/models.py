@@ -116,6 +116,7 @@ class ComponentState(TypedDict):
 
 class DeviceDetail(Device):
     token_issued: bool
+    will: Will
     assignment: Assignment | None
     assignments: list[Assignment]
     components: list[ComponentState]
@@ -381,6 +382,8 @@ class CampaignDetail(Campaign):
     """None for a plan without one."""
     halted_strata: list[StratumHalt]
     """Halted alone; the campaign goes on without them."""
+    withheld: dict[str, int]
+    """Devices that owners' wills or preconditions withhold, by reason."""
     components: dict[str, dict[str, int]]
     """Component to devices by its outcome, of a release with several."""
     brake: Brake | None

@@ -146,6 +146,8 @@ class Campaign(Struct, frozen=True, kw_only=True):
     halt: e.CampaignHalted | None = None
     halted_strata: tuple[str, ...] = ()
     """Strata that were halted alone, in the order of their halts. They stay so: their devices need a campaign of their own."""
+    withheld: dict[str, int] = {}
+    """Devices that it was completed without, by reason."""
     promoted_at: int | None = None
     """When the latest phase was promoted, ms."""
     promoted_since_halt: int = 0
@@ -685,7 +687,7 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
         case e.CampaignAborted():
             return replace(campaign, state=CampaignState.ABORTED, revision=None)
         case e.CampaignCompleted():
-            return replace(campaign, state=CampaignState.COMPLETED, revision=None)
+            return replace(campaign, state=CampaignState.COMPLETED, revision=None, withheld=event.withheld)
 
 
 def _revision_approved(campaign: Campaign, event: e.RevisionApproved) -> Campaign:

@@ -4,7 +4,8 @@ It holds the campaign's pacing row exclusively, so parallel slices never see the
 it appends: a slice that commits was allowed at its commit. Busy devices go back into the queue, because claiming took them out; those
 whose late report made a further attempt needless leave it for good.
 
-Not here: which devices are claimed (``claims``), which are withheld by their owners (``sieve``), and what becomes of an offer that is taken over (``takeover``).
+Not here: which devices are claimed (``claims``), which are withheld by their owners (``sieve``), and what becomes of an offer that is
+taken over (``takeover``).
 """
 
 from __future__ import annotations

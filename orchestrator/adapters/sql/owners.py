@@ -102,7 +102,7 @@ class SqlOwners:
 
     async def read(self, device_id: str) -> WillStatus:
         async with driver(self._engine) as conn:
-            return await _read(conn, device_id)
+            return await read(conn, device_id)
 
     async def state(
         self,
@@ -137,19 +137,15 @@ class SqlOwners:
                     for item in appended:
                         await project(conn, item)
                     failpoints.hit("command.before_commit")
-            return await _read(conn, device_id)
+            return await read(conn, device_id)
 
 
-async def _read(conn: asyncpg.Connection, device_id: str) -> WillStatus:
+async def read(conn: asyncpg.Connection, device_id: str) -> WillStatus:
+    """What holds for a device. Raises DeviceNotFoundError."""
     row = await conn.fetchrow(_READ, device_id)
     if row is None:
         raise DeviceNotFoundError(f"There is no device {device_id[:64]!r}.")
-    return status(row)
-
-
-def status(row: asyncpg.Record) -> WillStatus:
-    """From the columns of ``owner_will``, all null where nothing was said, and ``device_id``."""
     if row["version"] is None:
-        return WillStatus(device_id=row["device_id"])
+        return WillStatus(device_id=device_id)
     said = {name: row[name] for name in WillStatus.__struct_fields__ if name != "consents"}
     return WillStatus(**said, consents=msgspec.convert(row["consents"], list[Consent]))

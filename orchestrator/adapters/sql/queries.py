@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator.adapters.sql import event_log
+from orchestrator.adapters.sql import event_log, owners
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, release_halts, stream_of
 from orchestrator.adapters.sql.component_queries import component_counts, component_status
 from orchestrator.adapters.sql.engine import driver
@@ -159,10 +159,11 @@ class SqlQueries:
             if row is None:
                 raise DeviceNotFoundError(f"There is no device {device_id[:64]!r}.")
             found = await conn.fetch(_ASSIGNMENTS, row["device_no"], ASSIGNMENTS)
+            will = await owners.read(conn, device_id)
             components = await component_status(conn, row["device_no"], row["hardware_model"])
         assignments = [msgspec.convert(dict(item), AssignmentStatus) for item in found]
         current = next((item for item in assignments if item.current), None)
-        plain = {**row, "assignment": current, "assignments": assignments, "components": components}
+        plain = {**row, "will": will, "assignment": current, "assignments": assignments, "components": components}
         return msgspec.convert(plain, DeviceStatus, from_attributes=True)
 
     async def timeline(self, device_id: str, limit: int, after: Key | None) -> Page[TimelineEntry]:
@@ -284,6 +285,7 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         health=await _health(conn, campaign),
         halt=await _halt(conn, number, recorded),
         breaker=_breaker(campaign, recorded),
+        withheld=campaign.withheld if campaign.state in c.TERMINAL else await _withheld(conn, number),
         halted_strata=[_halted_stratum(item) for item in recorded if isinstance(item.event, StratumHalted)],
         components=await component_counts(conn, number),
         brake=brake_status(campaign, recorded),
@@ -359,6 +361,15 @@ def _halted_stratum(item: Recorded) -> StratumHaltStatus:
         failed_at=event.failed_at,
         fact=event.fact,
     )
+
+
+async def _withheld(conn: asyncpg.Connection, campaign_no: int) -> dict[str, int]:
+    rows = await conn.fetch(
+        "SELECT withheld, count(*) AS n FROM offer_queue WHERE campaign_no = $1 AND withheld IS NOT NULL"
+        " GROUP BY withheld ORDER BY withheld",
+        campaign_no,
+    )
+    return {row["withheld"]: row["n"] for row in rows}
 
 
 async def _counts(conn: asyncpg.Connection, campaign_no: int) -> dict[int, dict[str, int]]:

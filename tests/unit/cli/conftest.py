@@ -42,6 +42,7 @@ CAMPAIGN: dict[str, Any] = {
     "enrolment": {"members": 200, "holdback": 2, "strata": {}, "phases": [60, 138]},
     "exposed": 25,
     "spared": 173,
+    "withheld": {"opted_out": 3},
     "counts": {"offered": 5, "trial": 10, "confirmed": 12, "reverted": 3},
     "phases": [
         {

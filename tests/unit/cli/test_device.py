@@ -23,6 +23,18 @@ DEVICE = {
     "last_seen_at": None,
 }
 
+WILL = {
+    "device_id": "d1",
+    "version": 3,
+    "opted_out": False,
+    "postponed_until": None,
+    "consents": [{"release_id": "rel_1", "campaign_id": None, "until": None}],
+    "stated_at": AT,
+    "actor": "portal",
+    "on_behalf_of": "customer 7",
+    "reason": "asked for",
+}
+
 
 @pytest.fixture
 def written(tmp_path):
@@ -151,11 +163,19 @@ def test_show_joins_the_twin_its_campaigns_and_its_last_reports(ota, api):
         "partition": 0,
         "offset": 1,
     }
-    detail = {**DEVICE, "token_issued": True, "assignment": None, "assignments": [assignment], "components": []}
+    detail = {
+        **DEVICE,
+        "token_issued": True,
+        "assignment": None,
+        "assignments": [assignment],
+        "components": [],
+        "will": WILL,
+    }
     api.on("GET", "/v1/devices/d1", detail)
     api.on("GET", "/v1/devices/d1/timeline", {"items": [entry], "next": None})
     text = ota("device", "show", "d1").stdout
     assert "sensor-a/C" in text
+    assert "agrees to rel_1" in text
     assert "self_test_failed" in text
     assert "2026-11-22T03:04:36.898Z" in text
     assert ota("device", "show", "d1", "--json").json == {**detail, "timeline": [entry]}

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.app.process import CampaignProcess, GateResult, PhaseNotFoundError
 from orchestrator.domain import campaign as c
 from orchestrator.domain.breaker import BreakerSpec, Probes, Reading
+from orchestrator.domain.owner import DEFAULT_PATIENCE_MS
 from orchestrator.errors import NotFoundError
 from schemas import campaign_events as e
 from tests.support.memory_process import Heard, MemoryCampaigns, MemoryDecisions, phase
@@ -393,6 +394,40 @@ async def test_a_campaign_does_not_complete_while_a_device_is_in_flight(bench):
     bench.decisions.in_flight[ID] = 1
     waiting = await bench.process.finish(ID, now=9_999)
     assert (waiting.state, bool(waiting.reason)) == ("running", True)
+
+
+async def at_its_end(bench):
+    await bench.launch(*TWO)
+    for number, at in ((0, 0), (1, SOAK)):
+        await bench.soak(number, at)
+        await bench.gate(number, at + SOAK)
+
+
+async def test_a_campaign_waits_for_owners_as_long_as_its_patience_and_then_ends_without_them(bench):
+    await at_its_end(bench)
+    bench.decisions.reading = {"withheld": 2}
+    bench.decisions.closed = {"opted_out": 3, "consent": 1}
+    over = 2 * SOAK + DEFAULT_PATIENCE_MS
+    waiting = await bench.process.finish(ID, now=over - 1)
+    assert waiting.state == "running"
+    assert "4 devices are withheld" in waiting.reason
+    assert (await bench.process.finish(ID, now=over)).state == "completed"
+    assert bench.last().withheld == {"opted_out": 3, "consent": 1}
+    assert (await bench.campaigns.load(ID)).withheld == {"opted_out": 3, "consent": 1}
+
+
+async def test_without_anybody_withheld_nobody_is_waited_for(bench):
+    await at_its_end(bench)
+    assert (await bench.process.finish(ID, now=2 * SOAK)).state == "completed"
+
+
+async def test_an_owner_who_agrees_while_the_campaign_waits_is_offered(bench):
+    await at_its_end(bench)
+    bench.decisions.reading = {"withheld": 1}
+    bench.decisions.queues[ID, 0] = 1
+    offered = dict(bench.decisions.offered)
+    assert (await bench.process.finish(ID, now=3 * SOAK)).state == "running"
+    assert bench.decisions.offered[ID, 0] == offered[ID, 0] + 1
 
 
 async def test_the_outlook_names_the_next_phase(bench):
