@@ -177,6 +177,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.adapters.sql.owners import SqlOwners
     from orchestrator.adapters.sql.queries import SqlQueries
     from orchestrator.adapters.sql.registry import SqlRegistry
+    from orchestrator.adapters.sql.remediation import SqlRemediations
     from orchestrator.adapters.sql.webhooks import SqlWebhooks
     from orchestrator.app.backtest import Backtests
     from orchestrator.app.campaigns import Campaigns
@@ -186,19 +187,29 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.app.owners import OwnerWills
     from orchestrator.app.pace import PaceCommands
     from orchestrator.app.releases import Releases
+    from orchestrator.app.remediation import Remediations
     from orchestrator.app.verdicts import ExternalVerdicts
     from orchestrator.app.webhooks import Webhooks
 
     registry = SqlRegistry(engine)
+    campaigns = Campaigns(
+        SqlCampaignStore(engine),
+        SqlFleet(engine),
+        registry,
+        new_id=new_id,
+        known_zone=zones.known,
+        traceparent=current_traceparent,
+    )
     verdicts = ExternalVerdicts(SqlCampaignStore(engine), traceparent=current_traceparent)
     return OperatorServices(
         settings=settings,
-        campaigns=Campaigns(
+        campaigns=campaigns,
+        remediations=Remediations(
             SqlCampaignStore(engine),
-            SqlFleet(engine),
+            SqlRemediations(engine),
+            campaigns,
             registry,
             new_id=new_id,
-            known_zone=zones.known,
             traceparent=current_traceparent,
         ),
         verdicts=verdicts,

@@ -344,6 +344,40 @@ class CampaignCompleted(_Event, frozen=True, kw_only=True):
     """Devices that the campaign ended without, by reason of ``domain.owner``; the ledger names them."""
 
 
+class RemediationDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """A campaign that takes devices off the release again."""
+
+    campaign_id: str
+    release_id: str
+    devices: int
+    """At the time of the draft; its own submission counts anew."""
+    previously: str | None = None
+    """Of a revert: the release that its devices had confirmed before."""
+
+
+class RemediationGap(msgspec.Struct, frozen=True, kw_only=True):
+    """Updated devices that no draft is for."""
+
+    reason: str
+    """``unknown_release``: they had confirmed none before; ``hardware_model``: the release has no image for them;
+    ``security_counter``: its image is older than their protection against rollback allows; ``silent``: they fell silent in trial."""
+    hardware_model: str
+    devices: int
+    samples: list[str]
+    """Some of their ids."""
+    release_id: str | None = None
+
+
+class RemediationDrafted(_Event, frozen=True, kw_only=True):
+    """Somebody wants to take updated devices back. Changes nothing by itself: each draft is submitted, approved and launched alone."""
+
+    actor: str
+    kind: str
+    """``revert`` or ``fallback``."""
+    drafts: list[RemediationDraft]
+    gaps: list[RemediationGap]
+
+
 CampaignEvent = (
     CampaignCreated
     | CampaignSubmitted
@@ -371,6 +405,7 @@ CampaignEvent = (
     | RevisionApproved
     | CampaignAborted
     | CampaignCompleted
+    | RemediationDrafted
 )
 
 EVENT_TYPES: dict[str, type[msgspec.Struct]] = {cls.__name__: cls for cls in CampaignEvent.__args__}

@@ -26,7 +26,7 @@ class Kind(StrEnum):
     """These devices wait again in the offer queue for a further attempt."""
     UNQUEUE = "unqueue"
     """These devices no longer wait for attempt ``attempt``: a late report of the one before took the reason away, or, with a cause,
-    the campaign ends without them."""
+    the campaign ends without them, or is not for them any more."""
     UNKNOWN = "unknown"
     """Reports of these devices may have been destroyed with a part of the log; ``seen`` is where they were last seen."""
 
@@ -60,6 +60,8 @@ class Cause(StrEnum):
     POSTPONED = "postponed"
     CONSENT = "consent"
     PRECONDITIONS = "preconditions"
+    NOT_UPDATED = "not_updated"
+    """It does not run what a remediation would take off it; with ``silent_trial`` it may, and nothing may be offered to it."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

@@ -259,6 +259,23 @@ async def abort_campaign(
     return await shown(services, campaign_id, response)
 
 
+@router.post("/{campaign_id}/remediate", status_code=201)
+async def remediate_campaign(
+    campaign_id: str, body: m.RemediationInput, caller: Writer, services: Services, command_id: CommandId
+) -> m.Remediation:
+    """Draft campaigns that take the updated devices of a stopped one back. Each is submitted, approved and launched on its own."""
+    drafted = await services.remediations.draft(
+        campaign_id,
+        actor=caller.name,
+        command_id=command_id,
+        kind=body.kind,
+        release_id=body.release,
+        plan=body.plan,
+        name=body.name,
+    )
+    return m.Remediation(campaign_id=campaign_id, **msgspec.to_builtins(drafted, str_keys=True))
+
+
 def _event(item: Recorded) -> m.CampaignEvent:
     return m.CampaignEvent(
         position=item.position,

@@ -293,6 +293,19 @@ class CampaignInput(_Input):
     plan: dict[str, Any] = Field(description="The plan; its `release` is a release_id.")
 
 
+class RemediationInput(_Input):
+    kind: Literal["revert", "fallback"] | None = Field(
+        default=None, description="Without it, and without a release, what the campaign's plan foresees."
+    )
+    release: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
+        default=None, description="Of a fallback."
+    )
+    plan: dict[str, Any] | None = Field(
+        default=None, description="Instead of one derived from the campaign's; release and membership are set in it."
+    )
+    name: str | None = None
+
+
 class DigestInput(_Input):
     digest: Text = Field(description="What was reviewed: the campaign's `digest`.")
 
@@ -539,6 +552,34 @@ class Enrolment(_Output):
     phases: list[int]
 
 
+class RemediationDraft(_Output):
+    campaign_id: str
+    release_id: str
+    devices: int
+    previously: str | None = Field(description="Of a revert: the release that its devices had confirmed before.")
+
+
+class RemediationGap(_Output):
+    reason: str = Field(description="unknown_release, hardware_model, security_counter or silent.")
+    hardware_model: str
+    devices: int
+    samples: list[str] = Field(description="Some of their ids.")
+    release_id: str | None
+
+
+class Remediation(_Output):
+    campaign_id: str = Field(description="The campaign whose updated devices are taken back.")
+    kind: str
+    drafts: list[RemediationDraft]
+    gaps: list[RemediationGap] = Field(description="Updated devices that no draft is for.")
+
+
+class RemediationStatus(RemediationDraft):
+    state: str
+    kind: str
+    at: Time
+
+
 class Campaign(CampaignSummary):
     release_name: str
     release_version: str
@@ -567,6 +608,8 @@ class Campaign(CampaignSummary):
     components: dict[str, dict[str, int]] = Field(
         description="Component to devices by its outcome, of a release with several."
     )
+    remediates: str | None = Field(description="The campaign whose updated devices it takes back.")
+    remediated_by: list[RemediationStatus] = Field(description="What was drafted to take its updated devices back.")
     brake: BrakeStatus | None = Field(description="Limits beside the plan's; the stricter ones hold.")
     revision: RevisionStatus | None = Field(description="Waits for approval; the campaign runs on as it was approved.")
 
@@ -657,6 +700,13 @@ class HealthPreview(_Output):
     )
 
 
+class RemediationPreview(_Output):
+    kind: str = Field(description="What is foreseen for its own devices: none, revert or fallback.")
+    release: str | None
+    updated_by: str | None = Field(description="The campaign whose updated devices it takes back itself.")
+    previously: str | None = Field(description="Only those that had confirmed this release before.")
+
+
 class PlanProblem(_Output):
     pointer: str
     code: str
@@ -681,6 +731,7 @@ class Preview(_Output):
     breaker: BreakerPreview | None
     budget: list[BudgetPreview]
     health: list[HealthPreview]
+    remediation: RemediationPreview
     problems: list[PlanProblem]
     revision: RevisionPreview | None = Field(description="What the revision that waits for approval would mean.")
 

@@ -20,6 +20,7 @@ from orchestrator.app.owners import OwnerWills
 from orchestrator.app.pace import PaceCommands
 from orchestrator.app.queries import Queries
 from orchestrator.app.releases import Releases
+from orchestrator.app.remediation import Remediations
 from orchestrator.app.verdicts import ExternalVerdicts
 from orchestrator.app.webhooks import Webhooks
 from orchestrator.config import Settings
@@ -33,6 +34,7 @@ class OperatorServices:
     settings: Settings
     campaigns: Campaigns
     pace: PaceCommands
+    remediations: Remediations
     verdicts: ExternalVerdicts
     webhooks: Webhooks
     releases: Releases

@@ -32,7 +32,7 @@ from orchestrator.domain.retry import Outcome
 from orchestrator.domain.revision import PaceChange, pace_changes
 from orchestrator.domain.selection import models
 from orchestrator.domain.versus import failures_to_halt
-from orchestrator.errors import InvalidInputError
+from orchestrator.errors import InvalidInputError, NotFoundError
 from schemas.campaign_events import CampaignCreated, CampaignHalted
 
 MAX_NAME: Final = 128
@@ -200,6 +200,18 @@ class HealthPreview(Struct, frozen=True, kw_only=True):
     fewest failures that halt if all of them are treated."""
 
 
+class RemediationPreview(Struct, frozen=True, kw_only=True):
+    """What a plan has to do with taking devices back."""
+
+    kind: str
+    """What is foreseen for its own devices: none, revert or fallback."""
+    release: str | None
+    updated_by: str | None
+    """The campaign whose devices it takes back itself."""
+    previously: str | None
+    """Only those whose release before was this one."""
+
+
 class Preview(Struct, frozen=True, kw_only=True):
     """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
 
@@ -216,6 +228,7 @@ class Preview(Struct, frozen=True, kw_only=True):
     """None for a plan without one."""
     budget: list[BudgetPreview]
     health: list[HealthPreview]
+    remediation: RemediationPreview
     problems: list[Problem]
     """Why it cannot be submitted; then there are no phases and rules."""
     revision: RevisionPreview | None = None
@@ -261,6 +274,7 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
         breaker=_breaker(dossier.plan),
         budget=[_budget(limits) for limits in dossier.budget],
         health=[_health(gate, dossier) for gate in dossier.health],
+        remediation=_remediation(dossier.plan),
         problems=[],
     )
 
@@ -284,6 +298,15 @@ def _revision(campaign: c.Campaign) -> RevisionPreview | None:
         digest=waiting.digest,
         changes=pace_changes(campaign.plan, waiting.dossier["plan"]),
         phases=summarize(Dossier.model_validate(waiting.dossier), digest=waiting.digest, frozen=True).phases,
+    )
+
+
+def _remediation(plan: Plan) -> RemediationPreview:
+    return RemediationPreview(
+        kind=plan.remediation.kind,
+        release=plan.remediation.release,
+        updated_by=plan.cohort.updated_by,
+        previously=plan.cohort.previously,
     )
 
 
@@ -376,18 +399,8 @@ class Campaigns:
 
     async def create(self, name: str, plan: object, *, actor: str, command_id: str) -> Executed:
         """Create a draft. Raises PlanError with everything that is wrong with the plan."""
-        if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name.isspace():
-            raise CampaignNameError(f"A name has 1 to {MAX_NAME} printable characters.")
-        parsed = parse_plan(plan)
-        unknown = sorted(zone for zone in parsed.schedule.zones if not self._known_zone(zone))
-        if unknown:
-            raise PlanError([Problem("/schedule", "plan.timezone", f"There is no time zone {unknown[0]!r}.")])
-        try:
-            release = await self._releases.release(parsed.release)
-        except ReleaseNotFoundError as why:
-            raise PlanError(
-                [Problem("/release", "plan.release.unknown", f"There is no release {parsed.release!r}.")]
-            ) from why
+        name = self.named(name)
+        parsed, release = await self.check(plan)
         campaign_id = self._new_id("cmp")
         number = await self._store.next_campaign_no()
 
@@ -407,6 +420,50 @@ class Campaigns:
             # The command had taken effect before, under the id it was given then.
             return Executed(campaign=await self._store.load(made.campaign_id), events=done.events)
         return done
+
+    @staticmethod
+    def named(name: str) -> str:
+        """The name, if a campaign can have it. Raises CampaignNameError."""
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name.isspace():
+            raise CampaignNameError(f"A name has 1 to {MAX_NAME} printable characters.")
+        return name
+
+    async def check(self, plan: object) -> tuple[Plan, Release]:
+        """The plan and its release, as far as they can be right without a fleet. Raises PlanError with everything that is wrong."""
+        parsed = parse_plan(plan)
+        unknown = sorted(zone for zone in parsed.schedule.zones if not self._known_zone(zone))
+        if unknown:
+            raise PlanError([Problem("/schedule", "plan.timezone", f"There is no time zone {unknown[0]!r}.")])
+        release = await self._release("/release", parsed.release)
+        wanted = models(parsed, release.artifacts)
+        if parsed.remediation.release is not None:
+            fallback = await self._release("/remediation/release", parsed.remediation.release)
+            if missing := sorted(set(wanted) - set(fallback.artifacts)):
+                detail = f"The fallback has no image for {', '.join(missing)}."
+                raise PlanError([Problem("/remediation/release", "plan.remediation.hardware_model", detail)])
+        if parsed.cohort.updated_by is not None:
+            await self._check_updater(parsed, parsed.cohort.updated_by)
+        return parsed, release
+
+    async def _release(self, pointer: str, release_id: str) -> Release:
+        try:
+            return await self._releases.release(release_id)
+        except ReleaseNotFoundError as why:
+            detail = f"There is no release {release_id!r}."
+            raise PlanError([Problem(pointer, "plan.release.unknown", detail)]) from why
+
+    async def _check_updater(self, plan: Plan, campaign_id: str) -> None:
+        """The campaign whose devices the plan takes must be there and have brought something else."""
+        try:
+            other = await self._store.load(campaign_id)
+        except NotFoundError as why:
+            detail = f"There is no campaign {campaign_id!r}."
+            raise PlanError([Problem("/cohort/updated_by", "plan.cohort.updated_by", detail)]) from why
+        if other.release_id == plan.release:
+            detail = f"Campaign {campaign_id} brought this very release."
+            raise PlanError([Problem("/cohort/updated_by", "plan.cohort.updated_by", detail)])
+        if plan.cohort.previously is not None:
+            await self._release("/cohort/previously", plan.cohort.previously)
 
     async def submit(
         self, campaign_id: str, *, actor: str, command_id: str, expected_version: int | None = None
@@ -558,6 +615,7 @@ class Campaigns:
             breaker=_breaker(plan),
             budget=[],
             health=[],
+            remediation=_remediation(plan),
             problems=resolved,
         )
 

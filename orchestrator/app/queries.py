@@ -225,6 +225,20 @@ class Enrolment(Struct, frozen=True, kw_only=True):
     phases: list[int]
 
 
+class RemediationStatus(Struct, frozen=True, kw_only=True):
+    """A campaign that was drafted to take devices back."""
+
+    campaign_id: str
+    state: str
+    kind: str
+    """``revert`` or ``fallback``."""
+    release_id: str
+    previously: str | None
+    devices: int
+    """When it was drafted."""
+    at: int
+
+
 class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     """Everything about one campaign."""
 
@@ -262,6 +276,9 @@ class CampaignStatus(CampaignSummary, frozen=True, kw_only=True):
     completed campaign those that it ended without."""
     components: dict[str, dict[str, int]]
     """Component to devices by its outcome, for releases with several; of a device that has not spoken of it there is none."""
+    remediates: str | None
+    """The campaign whose updated devices it takes back."""
+    remediated_by: list[RemediationStatus]
     brake: BrakeStatus | None
     revision: RevisionStatus | None
 

@@ -41,7 +41,8 @@ _NEXT: Final = {
     "approved": "ota campaign launch {id}",
     "running": "ota campaign watch {id}",
     "paused": "ota campaign resume {id} --reason …",
-    "halted": "ota campaign abort {id} --reason …, or: ota campaign approve {id} by somebody else, then resume",
+    "halted": "ota campaign abort {id} --reason …, or: ota campaign approve {id} by somebody else, then resume;"
+    " ota campaign remediate {id} for what it updated",
 }
 
 
@@ -85,6 +86,8 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
             ("spared", campaign["spared"]),
             ("withheld", ", ".join(f"{n} {why}" for why, n in campaign["withheld"].items()) or None),
             ("breaker", breaker(campaign)),
+            ("remediates", campaign["remediates"]),
+            ("remediated by", _remediated_by(campaign)),
         ]
     )
     if revision := campaign["revision"]:
@@ -113,6 +116,11 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
     if campaign["health"]:
         yield ""
         yield health(campaign["health"])
+
+
+def _remediated_by(campaign: CampaignDetail) -> str | None:
+    drafts = campaign["remediated_by"]
+    return ", ".join(f"{d['campaign_id']} ({d['kind']}, {d['devices']} devices, {d['state']})" for d in drafts) or None
 
 
 def _error(campaign: CampaignDetail) -> str:
@@ -372,7 +380,7 @@ def preview(found: Preview) -> RenderableType:
             for each in found["retries"]
         )
         parts += ["", table(("tried again after", "attempts", "pauses at most"), again, right=("attempts",))]
-    parts += ["", _breaker_preview(found)]
+    parts += ["", _breaker_preview(found), _remediation_preview(found)]
     for limits in found["budget"]:
         parts += ["", _budget(limits)]
     if found["health"]:
@@ -390,6 +398,20 @@ def _waits(phase: PhasePreview) -> Iterator[str]:
         yield f"Phase '{phase['name']}' soaks until {devices} devices have matured{fewer}."
     if phase["external"]:
         yield f"Phase '{phase['name']}' waits for external gates: {', '.join(phase['external'])}."
+
+
+def _remediation_preview(found: Preview) -> str:
+    spec = found["remediation"]
+    foreseen = {
+        "none": "Nothing is foreseen for devices that it updated, if it is stopped.",
+        "revert": "If it is stopped, devices that it updated are to go back to what they ran before, in campaigns of their own.",
+    }
+    text = foreseen.get(spec["kind"])
+    text = text or f"If it is stopped, devices that it updated are to get {spec['release']}, in a campaign of its own."
+    if spec["updated_by"] is None:
+        return text
+    before = f" and that ran {spec['previously']} before" if spec["previously"] else ""
+    return f"It takes only devices that {spec['updated_by']} updated{before}. {text}"
 
 
 def _breaker_preview(found: Preview) -> str:

@@ -151,6 +151,46 @@ def abort(
     _act(cli, campaign_id, "abort", {"reason": reason})
 
 
+@command(group, "remediate")
+def remediate(
+    cli: Cli,
+    campaign_id: CampaignId,
+    release: Annotated[
+        str | None, typer.Option("--release", help="Take the devices to this one.", show_default=False)
+    ] = None,
+    revert: Annotated[bool, typer.Option("--revert", help="Take each device to what it ran before.")] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            help="A plan instead of one made from the campaign's.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="What people call it.", show_default=False)] = None,
+) -> None:
+    """Draft campaigns that take the devices which a stopped campaign updated back, and print their ids.
+
+    Without --release and --revert, as the campaign's plan foresees.
+    """
+    drafted = cli.client.remediate(
+        campaign_id,
+        kind="revert" if revert else None,
+        release=release,
+        plan=None if plan is None else read_mapping(plan),
+        name=name,
+    )
+    cli.output.data(drafted, "\n".join(draft["campaign_id"] for draft in drafted["drafts"]))
+    for draft in drafted["drafts"]:
+        cli.output.say(f"{draft['campaign_id']}: {draft['devices']} devices to release {draft['release_id']}")
+    for gap in drafted["gaps"]:
+        some = ", ".join(gap["samples"])
+        cli.output.say(f"left out: {gap['devices']} devices ({gap['hardware_model']}), {gap['reason']}: {some}")
+    cli.output.say("next: ota campaign submit, of each")
+
+
 @command(group, "show")
 def show(cli: Cli, campaign_id: CampaignId) -> None:
     """Show a campaign: phases, counters, approvals; after a halt why, the likely culprit, and what was spared."""

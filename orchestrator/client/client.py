@@ -202,6 +202,21 @@ class OtaClient:
         path = f"/v1/campaigns/{_part(campaign_id)}/{action}"
         return self._post(path, body, headers=headers, idempotency_key=idempotency_key)
 
+    def remediate(
+        self,
+        campaign_id: str,
+        *,
+        kind: str | None = None,
+        release: str | None = None,
+        plan: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> m.Remediation:
+        """Draft campaigns that take the updated devices of a stopped one back; without a kind and a release, as its plan foresees."""
+        asked = {"kind": kind, "release": release, "plan": None if plan is None else dict(plan), "name": name}
+        body = {key: value for key, value in asked.items() if value is not None}
+        return self._post(f"/v1/campaigns/{_part(campaign_id)}/remediate", body, idempotency_key=idempotency_key)
+
     def approve_phase(self, campaign_id: str, phase: int, digest: str) -> m.CampaignDetail:
         """Let a phase promote that waits for people; phases count from 0."""
         return self.act(campaign_id, f"phases/{phase}/approve", {"digest": digest})

@@ -389,6 +389,41 @@ class CampaignDetail(Campaign):
     brake: Brake | None
     revision: Revision | None
     """Waits for approval."""
+    remediates: str | None
+    """The campaign whose updated devices it takes back."""
+    remediated_by: list[RemediationStatus]
+
+
+class RemediationDraft(TypedDict):
+    campaign_id: str
+    release_id: str
+    devices: int
+    previously: str | None
+
+
+class RemediationStatus(RemediationDraft):
+    """A draft, as it stands now."""
+
+    state: str
+    kind: str
+    at: str
+
+
+class RemediationGap(TypedDict):
+    """Updated devices that no draft is for."""
+
+    reason: str
+    hardware_model: str
+    devices: int
+    samples: list[str]
+    release_id: str | None
+
+
+class Remediation(TypedDict):
+    campaign_id: str
+    kind: str
+    drafts: list[RemediationDraft]
+    gaps: list[RemediationGap]
 
 
 class CampaignEvent(TypedDict):
@@ -494,6 +529,13 @@ class RevisionPreview(TypedDict):
     phases: list[PhasePreview]
 
 
+class RemediationPreview(TypedDict):
+    kind: str
+    release: str | None
+    updated_by: str | None
+    previously: str | None
+
+
 class Preview(TypedDict):
     digest: str | None
     frozen: bool
@@ -506,6 +548,7 @@ class Preview(TypedDict):
     breaker: BreakerPreview | None
     budget: list[BudgetPreview]
     health: list[HealthPreview]
+    remediation: RemediationPreview
     problems: list[PlanProblem]
     revision: RevisionPreview | None
 

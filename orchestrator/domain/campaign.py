@@ -29,6 +29,7 @@ from orchestrator.domain.commands import (
     Command,
     Complete,
     Create,
+    DraftRemediation,
     EndSoak,
     Enrol,
     GiveVerdict,
@@ -65,6 +66,8 @@ class CampaignState(StrEnum):
 
 LIVE: Final = frozenset({CampaignState.RUNNING, CampaignState.PAUSED, CampaignState.HALTED})
 TERMINAL: Final = frozenset({CampaignState.COMPLETED, CampaignState.ABORTED})
+STOPPED: Final = TERMINAL | {CampaignState.HALTED}
+"""It starts no device, so what it updated can be taken back."""
 
 
 class PhaseState(StrEnum):
@@ -256,6 +259,9 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             return [
                 e.CampaignAborted(actor=command.actor, reason=command.reason, ledger_position=command.ledger_position)
             ]
+        case DraftRemediation():
+            _require(campaign, STOPPED, "taking its devices back")
+            return [command.event]
         case MoveBreaker():
             return _move_breaker(campaign, command)
         case Enrol() | OpenPhase() | StartSoak() | EndSoak() | OutlastHold() | Promote() | Complete():
@@ -688,6 +694,8 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
             return replace(campaign, state=CampaignState.ABORTED, revision=None)
         case e.CampaignCompleted():
             return replace(campaign, state=CampaignState.COMPLETED, revision=None, withheld=event.withheld)
+        case e.RemediationDrafted():
+            return campaign
 
 
 def _revision_approved(campaign: Campaign, event: e.RevisionApproved) -> Campaign:

@@ -171,6 +171,12 @@ class Complete(Struct, frozen=True, kw_only=True):
     withheld: dict[str, int] = {}
 
 
+class DraftRemediation(Struct, frozen=True, kw_only=True):
+    """Take what was updated back; the drafts are created with it."""
+
+    event: e.RemediationDrafted
+
+
 Command = (
     Create
     | Submit
@@ -194,4 +200,5 @@ Command = (
     | Revise
     | Abort
     | Complete
+    | DraftRemediation
 )

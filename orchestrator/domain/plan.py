@@ -49,6 +49,7 @@ from orchestrator.domain.plan_fields import (
 )
 from orchestrator.domain.query import Query, QueryError, parse
 from orchestrator.domain.rate import Pace
+from orchestrator.domain.remediation import RemediationSpec
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.window import Schedule
 
@@ -98,6 +99,10 @@ class CohortSpec(PlanModel):
     exclude: Annotated[tuple[Line, ...], Field(max_length=MAX_LISTED_DEVICES)] = ()
     selector: Selector | None = None
     """Only devices that it matches: ``attribute.region=in=(eu,us);version=lt=2.0`` (:mod:`orchestrator.domain.query`)."""
+    updated_by: Line | None = None
+    """Only devices that this campaign updated and no other has confirmed on since (:mod:`orchestrator.domain.remediation`)."""
+    previously: Line | None = None
+    """Of those, only devices whose release before was this one."""
     stratify_by: Annotated[tuple[Dimension, ...], Field(max_length=8)] = ("hardware_model",)
     holdback_percent: Annotated[Number, Field(ge=0.0, le=MAX_HOLDBACK_PERCENT)] = 0.0
     salt: Line | None = None
@@ -211,6 +216,7 @@ class Plan(PlanModel):
     owner: OwnerPolicy = OwnerPolicy()
     preconditions: Preconditions | None = None
     """What a device must have reported when it is offered and when it starts: ``attribute.battery=ge=30``."""
+    remediation: RemediationSpec = RemediationSpec()
     advisory: Advisory | None = None
 
     @model_validator(mode="after")
@@ -285,6 +291,12 @@ def _inner_problems(plan: Plan) -> Iterator[Problem]:
             detail = f"The jitter of '{phase.name}' must be shorter than the offer's time to live."
             yield Problem(f"/phases/{index}/jitter", "plan.jitter.range", detail)
     yield from _rule_problems(plan)
+    if plan.remediation.release == plan.release:
+        detail = "A campaign's own release cannot be its fallback."
+        yield Problem("/remediation/release", "plan.remediation.release", detail)
+    if plan.cohort.previously is not None and plan.cohort.updated_by is None:
+        detail = "'previously' divides the devices of 'updated_by', so it needs that."
+        yield Problem("/cohort/previously", "plan.cohort.previously", detail)
     yield from _order_problems(plan.phases)
 
 

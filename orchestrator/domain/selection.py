@@ -1,4 +1,7 @@
-"""Which devices a plan's cohort takes in: the same rule when it is counted for approval and when it is enrolled."""
+"""Which devices a plan's cohort takes in: the same rule when it is counted for approval and when it is enrolled.
+
+Not here: whom another campaign updated (``remediation``); of a plan that asks for those, they alone are candidates.
+"""
 
 from __future__ import annotations
 

@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import asyncpg
 
-from orchestrator.adapters.sql import budget, schedules, sieve
+from orchestrator.adapters.sql import budget, remediation, schedules, sieve
 from orchestrator.adapters.sql.fleet import attribute_names, value_columns
 from orchestrator.adapters.sql.locks import own_budget
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.domain.budget import Candidate, Place, Usage, admit
 from orchestrator.domain.conflict import freed_at_once, goes_first, look_again
+from schemas.ledger import Cause
 
 CHOICE: Final = 4
 """A slice chooses among so many times its devices: those seen recently go first, because a sleeping one would only occupy room until
@@ -72,6 +73,8 @@ class Claim:
     """With ``rank``, ``device_no``, ``stratum``, ``attempt``."""
     held: dict[int, int] = field(default_factory=dict[int, int])
     """Those that hold a slot, and the campaign that may have to give it up."""
+    dismissed: dict[int, Cause] = field(default_factory=dict[int, Cause])
+    """Those that are let go, because a remediation is not for them any more."""
     over_budget: int = 0
     outranked: int = 0
 
@@ -101,7 +104,7 @@ async def claim(conn: asyncpg.Connection, cache: RulesCache, asking: Asking) -> 
         rows = await conn.fetch(
             _CLAIM, rules.campaign_no, asking.phase, asking.now, asking.room, asking.halted, asking.recently, last
         )
-        return Claim(rows=rows)
+        return Claim(rows=rows, dismissed=await remediation.dismissed(conn, plan, _firsts(rows)))
     if not await conn.fetchval(_DUE, rules.campaign_no, asking.phase, asking.now, asking.halted):
         return Claim()  # nothing to count for
     usage = Usage()
@@ -127,6 +130,10 @@ async def _before(conn: asyncpg.Connection, cache: RulesCache, rules: CampaignRu
         for no, other in others.items()
         if goes_first(other.dossier.plan.priority, own) and not schedules.shut(other, now)
     }
+
+
+def _firsts(rows: Sequence[asyncpg.Record]) -> list[int]:
+    return [row["device_no"] for row in rows if row["attempt"] == 1]
 
 
 def passed_over(asking: Asking, device_no: int) -> int:
@@ -187,24 +194,31 @@ class _Look:
         later |= {device: passed_over(asking, device) for device in outranked}
         self._found.outranked += len(outranked)
         lower = await self._lower({row["holder"] for row in page if row["holder"] is not None})
+        gone = await remediation.dismissed(self._conn, asking.rules.dossier.plan, _firsts(page))
+        later = {device: at for device, at in later.items() if device not in gone}
         candidates: list[Candidate] = []
         for row in page:
             device, holder = row["device_no"], row["holder"]
-            if device in later:
+            if device in later or device in gone:
                 continue
             if holder is not None and holder not in lower:
                 later[device] = passed_over(asking, device)
                 continue
             candidates.append(Candidate(device, tuple(row[name] for name in self._columns), holder is not None))
-        room = asking.room - len(self._found.rows)
+        room = max(0, asking.room - len(self._found.rows))
         admission = admit(candidates, self._usage, asking.rules.dossier.budget, room)
         self._usage = admission.usage
         self._found.over_budget += len(admission.refused)
         later |= {device: self._refused(device, place) for device, place in admission.refused.items()}
         admitted = set(admission.admitted)
-        taken = [row for row in page if row["device_no"] in admitted]
+        taken = [row for row in page if row["device_no"] in admitted or row["device_no"] in gone]
         self._found.rows += taken
-        self._found.held |= {row["device_no"]: row["holder"] for row in taken if row["holder"] is not None}
+        self._found.dismissed |= gone
+        self._found.held |= {
+            row["device_no"]: row["holder"]
+            for row in taken
+            if row["holder"] is not None and row["device_no"] not in gone
+        }
         if taken:
             await self._conn.execute(_TAKE, *self._key, [row["rank"] for row in taken])
         put_off = [(row["rank"], later[row["device_no"]]) for row in page if row["device_no"] in later]

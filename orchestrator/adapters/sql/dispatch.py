@@ -2,7 +2,7 @@
 
 It holds the campaign's pacing row exclusively, so parallel slices never see the same room, and takes the control lock before
 it appends: a slice that commits was allowed at its commit. Busy devices go back into the queue, because claiming took them out; those
-whose late report made a further attempt needless leave it for good.
+whose late report made a further attempt needless, and those that a remediation is not for any more, leave it for good.
 
 Not here: which devices are claimed (``claims``), which are withheld by their owners (``sieve``), and what becomes of an offer that is
 taken over (``takeover``).
@@ -213,7 +213,8 @@ async def _offer(
     claimed = claim.rows
     if not claimed:
         return done
-    later = await schedules.outside(conn, rules, [row["device_no"] for row in claimed], now)
+    kept = [row["device_no"] for row in claimed if row["device_no"] not in claim.dismissed]
+    later = await schedules.outside(conn, rules, kept, now)
     await _put_back(conn, rules, phase, [row for row in claimed if row["device_no"] in later], later)
     claimed = [row for row in claimed if row["device_no"] not in later]
     attempts = {row["device_no"]: row["attempt"] for row in claimed}
@@ -228,6 +229,7 @@ async def _offer(
         [*((device, rules.campaign_no) for device, attempt in attempts.items() if attempt > 1), *claim.held.items()],
     )
     over = retrying.over(rules, {key: row for key, row in existing.items() if key[1] == rules.campaign_no})
+    over |= claim.dismissed.keys()
     await retrying.give_back(conn, rules.campaign_no, over.intersection(free))
     theirs = {device: no for device, no in claim.held.items() if device not in over}
     taken = await takeover.takeable(conn, rules, holders, theirs, existing) if theirs else {}
@@ -270,7 +272,7 @@ async def _offer(
         raise _StoppedError(state)
     if version != paced or await withheld(conn) or await breaker.hold(conn, rules.campaign_no) != held:
         raise _StoppedError(state)
-    placed += retrying.unqueued(rules.campaign_no, over, attempts, epoch, now)
+    placed += retrying.unqueued(rules.campaign_no, over, attempts, claim.dismissed, epoch, now)
     ended = [await _versioned(conn, entry) for entry in withdrawn]
     await ledger.append(conn, [*ended, *(replace(entry, control_version=version) for entry in placed)])
     failpoints.hit("slice.before_commit")

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.filters import compile_query
+from orchestrator.adapters.sql.remediation import updated
 from orchestrator.app.campaigns import Counted
 from orchestrator.app.ports import Member
 from orchestrator.domain.budget import MAX_VALUES
@@ -84,8 +85,12 @@ class SqlFleet:
 
 
 def selector(plan: Plan, first: int) -> tuple[str, list[Any]]:
-    """The plan's selector as a condition on ``device``, and its parameters, numbered from ``first`` on."""
-    return ("true", []) if plan.query is None else compile_query(plan.query, first)
+    """The plan's selector and ``updated_by`` as a condition on ``device``, and its parameters, numbered from ``first`` on."""
+    taken, parameters = updated(plan.cohort, first)
+    if plan.query is None:
+        return taken, parameters
+    condition, more = compile_query(plan.query, first + len(parameters))
+    return f"{taken} AND {condition}", parameters + more
 
 
 def attribute_names(dimensions: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.health_gate import readings
 from orchestrator.adapters.sql.pace_status import brake_status, revision_status
 from orchestrator.adapters.sql.registry import ARTIFACT, RELEASE
+from orchestrator.adapters.sql.remediation import remediated_by
 from orchestrator.adapters.sql.retrying import RETRY_RANK
 from orchestrator.app.ports import Recorded
 from orchestrator.app.queries import (
@@ -290,6 +291,8 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
         components=await component_counts(conn, number),
         brake=brake_status(campaign, recorded),
         revision=revision_status(campaign, recorded),
+        remediates=campaign.plan["cohort"].get("updated_by"),
+        remediated_by=await remediated_by(conn, recorded),
     )
 
 

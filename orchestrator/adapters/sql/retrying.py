@@ -23,7 +23,7 @@ from orchestrator.adapters.sql.rules import CampaignRules
 from orchestrator.domain.assignment import Assignment
 from orchestrator.domain.campaign import TERMINAL
 from orchestrator.domain.retry import ENDED, Retry, again, spread, stands
-from schemas.ledger import Entry, Kind
+from schemas.ledger import Cause, Entry, Kind
 
 RETRY_RANK: Final = 1_000_000_000
 """Queued again behind everything that waits for its first offer; plus the device's number it is unique within a phase."""
@@ -139,22 +139,28 @@ async def give_back(conn: asyncpg.Connection, campaign_no: int, devices: Abstrac
 
 
 def unqueued(
-    campaign_no: int, devices: Iterable[int], attempts: Mapping[int, int], epoch: int, now: int
+    campaign_no: int,
+    devices: Iterable[int],
+    attempts: Mapping[int, int],
+    causes: Mapping[int, Cause],
+    epoch: int,
+    now: int,
 ) -> list[Entry]:
-    """What the ledger says of devices that a slice claimed and does not offer to."""
-    by_attempt: dict[int, list[int]] = defaultdict(list)
+    """What the ledger says of devices that a slice claimed and does not offer to; those without a cause had a late report."""
+    alike: dict[tuple[int, Cause | None], list[int]] = defaultdict(list)
     for device in sorted(devices):
-        by_attempt[attempts[device]].append(device)
+        alike[attempts[device], causes.get(device)].append(device)
     return [
         Entry(
             campaign_no=campaign_no,
             kind=Kind.UNQUEUE,
-            device_nos=by_attempt[attempt],
+            device_nos=alike[attempt, cause],
             at=now,
             gate_epoch=epoch,
             attempt=attempt,
+            cause=cause,
         )
-        for attempt in sorted(by_attempt)
+        for attempt, cause in sorted(alike, key=lambda key: (key[0], key[1] or ""))
     ]
 
 

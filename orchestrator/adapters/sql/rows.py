@@ -117,6 +117,14 @@ async def lock(conn: asyncpg.Connection, keys: Iterable[Key]) -> dict[Key, Assig
     return {(row.device_no, row.campaign_no): row for row in parse(rows)}
 
 
+async def read(conn: asyncpg.Connection, campaign_no: int, devices: Sequence[int]) -> dict[int, Assignment]:
+    """Read a campaign's rows of these devices, without a lock; missing ones are absent."""
+    found = await conn.fetch(
+        f"SELECT {_COLUMNS} FROM assignment WHERE campaign_no = $1 AND device_no = ANY($2::int[])", campaign_no, devices
+    )
+    return {row.device_no: row for row in parse(found)}
+
+
 def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 

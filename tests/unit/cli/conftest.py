@@ -87,6 +87,8 @@ CAMPAIGN: dict[str, Any] = {
     "breaker": None,
     "halted_strata": [],
     "components": {},
+    "remediates": None,
+    "remediated_by": [],
     "brake": None,
     "revision": None,
 }

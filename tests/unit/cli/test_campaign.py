@@ -324,6 +324,7 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
                 "bounds": {"0.9": 73},
             },
         ],
+        "remediation": {"kind": "none", "release": None, "updated_by": None, "previously": None},
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
         "revision": None,
     }

@@ -22,6 +22,7 @@ COMMANDS = {
     "campaign list",
     "campaign pause",
     "campaign preview",
+    "campaign remediate",
     "campaign release-brake",
     "campaign resume",
     "campaign revise",
