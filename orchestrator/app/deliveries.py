@@ -21,7 +21,7 @@ from msgspec import Struct, json
 from orchestrator import failpoints
 from orchestrator.app.ports import Recorded
 from orchestrator.app.registry import Clock
-from orchestrator.domain.notification import AWAITING_VERDICT, TEST, content, kind_of, pause_ms
+from orchestrator.domain.notification import AWAITING_VERDICT, HALTED, TEST, content, kind_of, pause_ms
 from orchestrator.domain.signature import sign
 
 POLL_MS: Final = 500
@@ -50,6 +50,14 @@ class Subscription(Struct, frozen=True, kw_only=True):
     webhook_id: str
     events: frozenset[str]
     since: int
+
+
+class Subject(Struct, frozen=True, kw_only=True):
+    """A campaign, as far as it never changes."""
+
+    name: str
+    remediation: dict[str, Any] | None
+    """What its plan foresees for the devices that it updated: kind and release; None if nothing."""
 
 
 class Queued(Struct, frozen=True, kw_only=True):
@@ -94,8 +102,8 @@ class DeliveryQueue(Protocol):
 
     async def subscriptions(self) -> Sequence[Subscription]: ...
 
-    async def names(self, campaign_ids: Collection[str]) -> Mapping[str, str]:
-        """Names of campaigns."""
+    async def subjects(self, campaign_ids: Collection[str]) -> Mapping[str, Subject]:
+        """What notifications say of campaigns beside the event."""
         ...
 
     async def enqueue(self, queued: Sequence[Queued]) -> None:
@@ -140,21 +148,26 @@ class WebhookConsumer:
         if not told or not (subscriptions := await self._queue.subscriptions()):
             return
         ids = {event.stream.removeprefix(CAMPAIGN) for event, _ in told if event.stream.startswith(CAMPAIGN)}
-        names = await self._queue.names(ids)
+        subjects = await self._queue.subjects(ids)
         await self._queue.enqueue(
             [
-                self._queued(subscription, event, kind, names)
+                self._queued(subscription, event, kind, subjects)
                 for event, kind in told
                 for subscription in subscriptions
                 if event.position > subscription.since and _wants(subscription, event, kind)
             ]
         )
 
-    def _queued(self, subscription: Subscription, event: Recorded, kind: str, names: Mapping[str, str]) -> Queued:
+    def _queued(
+        self, subscription: Subscription, event: Recorded, kind: str, subjects: Mapping[str, Subject]
+    ) -> Queued:
         subject: dict[str, Any] = {"position": event.position}
         if event.stream.startswith(CAMPAIGN):
             campaign_id = event.stream.removeprefix(CAMPAIGN)
-            subject |= {"campaign_id": campaign_id, "name": names.get(campaign_id)}
+            found = subjects.get(campaign_id)
+            subject |= {"campaign_id": campaign_id, "name": found and found.name}
+            if kind == HALTED and found is not None and found.remediation is not None:
+                subject["remediation"] = found.remediation
         data = content(event.event, subject)
         if kind == AWAITING_VERDICT:
             data["answer_url"] = f"{self._public_url}{ANSWERS}?webhook={subscription.webhook_id}"

@@ -1,6 +1,6 @@
 """Which decisions people outside are told of, in which words, and how often it is tried.
 
-A notification is made of one event of the log and nothing else but the campaign's name, so it can be made again and is the same. It
+A notification is made of one event of the log and of what of the campaign never changes, so it can be made again and is the same. It
 carries the event's numbers, never a secret, a plan or a dossier.
 
 Not here: who is told, and sending.
@@ -14,17 +14,19 @@ from typing import Any, Final, cast
 from msgspec import Struct, to_builtins
 
 AWAITING_VERDICT: Final = "phase.awaiting_verdict"
+HALTED: Final = "campaign.halted"
 TEST: Final = "webhook.test"
 
 _KINDS: Final[Mapping[str, str]] = {
     "CampaignSubmitted": "approval.wanted",
     "SoakStarted": AWAITING_VERDICT,
-    "CampaignHalted": "campaign.halted",
+    "CampaignHalted": HALTED,
     "StratumHalted": "stratum.halted",
     "HoldOutlasted": "hold.outlasted",
     "BreakerOpened": "breaker.opened",
     "BreakerClosed": "breaker.closed",
     "CampaignCompleted": "campaign.completed",
+    "RemediationDrafted": "remediation.drafted",
     "FleetStopped": "fleet.stopped",
     "FleetReleased": "fleet.released",
     "LogLossAccepted": "log_loss.accepted",

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator.adapters.sql import event_log
 from orchestrator.adapters.sql.engine import driver, transaction
 from orchestrator.adapters.sql.locks import own_event_log
-from orchestrator.app.deliveries import Attempt, Due, Queued, Subscription
+from orchestrator.app.deliveries import Attempt, Due, Queued, Subject, Subscription
 from orchestrator.app.ports import Meta, Recorded
 from orchestrator.app.queries import Key, Page
 from orchestrator.app.webhooks import Delivery, Webhook
@@ -33,6 +33,11 @@ SELECT webhook_id, position, message_id, kind, body, attempts, url, secret FROM 
     JOIN webhook_secret s ON s.webhook_id = d.webhook_id
     WHERE d.state = 'pending' AND d.next_at <= $1 AND d.webhook_id <> ALL($3::text[])
 ) q WHERE place <= $2 ORDER BY webhook_id, position"""
+
+
+def _foreseen(remediation: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What a plan foresees; plans of before say nothing of it."""
+    return None if remediation is None or remediation["kind"] == "none" else remediation
 
 
 class SqlWebhooks:
@@ -100,11 +105,14 @@ class SqlWebhooks:
             for row in rows
         ]
 
-    async def names(self, campaign_ids: Collection[str]) -> Mapping[str, str]:
+    async def subjects(self, campaign_ids: Collection[str]) -> Mapping[str, Subject]:
         rows = await self._fetch(
-            "SELECT campaign_id, name FROM campaign WHERE campaign_id = ANY($1::text[])", sorted(campaign_ids)
+            "SELECT campaign_id, name, plan -> 'remediation' AS remediation FROM campaign WHERE campaign_id = ANY($1::text[])",
+            sorted(campaign_ids),
         )
-        return {row["campaign_id"]: row["name"] for row in rows}
+        return {
+            row["campaign_id"]: Subject(name=row["name"], remediation=_foreseen(row["remediation"])) for row in rows
+        }
 
     async def enqueue(self, queued: Sequence[Queued]) -> None:
         async with transaction(self._engine) as conn:

@@ -7,18 +7,22 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import astuple
 
 from orchestrator.adapters import zones
 from orchestrator.adapters.clock import new_id, now_ms
 from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.event_log import SqlEventLog
 from orchestrator.adapters.sql.fleet import SqlFleet
 from orchestrator.adapters.sql.process import SqlEnrolments
 from orchestrator.adapters.sql.queries import SqlQueries
 from orchestrator.adapters.sql.registry import SqlRegistry
 from orchestrator.adapters.sql.remediation import SqlRemediations, dismissed, updated
+from orchestrator.adapters.sql.webhooks import SqlWebhooks
 from orchestrator.app.campaigns import Campaigns
+from orchestrator.app.deliveries import WebhookConsumer
 from orchestrator.app.process import CampaignProcess, GateResult
 from orchestrator.app.remediation import (
     NothingToRemediateError,
@@ -26,6 +30,8 @@ from orchestrator.app.remediation import (
     RemediationKindError,
     Remediations,
 )
+from orchestrator.app.verdicts import ExternalVerdicts
+from orchestrator.app.webhooks import Webhooks
 from orchestrator.config import Settings
 from orchestrator.domain import campaign as c
 from orchestrator.domain.approval import SameActorError
@@ -319,6 +325,48 @@ async def test_a_fallback_that_the_devices_would_refuse_is_refused_here(desk):
         await desk.draft(parent, release_id="rel_fix", plan={"phases": []})
     assert "/phases" in {error["pointer"] for error in wrong.value.errors}
     assert await desk.world.value("SELECT count(*) FROM event_log WHERE type = 'RemediationDrafted'") == 0
+
+
+async def test_under_a_budget_too_devices_that_went_back_or_fell_silent_are_let_go(desk):
+    world = desk.world
+    budget = [{"label": "attribute.hw_revision", "max_percent": 100.0, "min_count": 1}]
+    parent, groups = await halted(desk, budget=budget)
+    told = await desk.draft(parent, release_id="rel_fix")
+    child = await desk.go(told.drafts[0].campaign_id)
+    assert child.plan["budget"]
+    await desk.say(groups["loading"], d.CANCELLED)
+    late = now_ms() + 2 * DEADLINE
+    await world.decisions.sweep(parent.campaign_id, late, late)
+    queue = "SELECT device_no FROM offer_queue WHERE campaign_no = $1 AND phase = 0"
+    canaries = {row["device_no"] for row in await world.rows(queue, child.campaign_no)}
+    assert set(await desk.offer(child)) == canaries & set(groups["confirmed"])
+    assert await world.rows(queue, child.campaign_no) == []
+    let_go = await world.rows(
+        "SELECT cause, device_nos FROM decision_ledger WHERE kind = 'unqueue' AND campaign_no = $1", child.campaign_no
+    )
+    assert {(row["cause"], no) for row in let_go for no in row["device_nos"]} == {
+        *(("not_updated", no) for no in canaries & set(groups["loading"])),
+        *(("silent_trial", no) for no in canaries & set(groups["trial"])),
+    }
+    assert let_go
+
+
+async def test_who_is_told_of_a_halt_is_told_what_is_foreseen_and_of_the_drafts(desk):
+    engine = desk.world.engine
+    queue = SqlWebhooks(engine)
+    webhooks = Webhooks(queue, ExternalVerdicts(desk.world.store), now=now_ms, new_id=new_id)
+    await webhooks.add(
+        "https://hooks.example", ["campaign.halted", "remediation.drafted"], actor="ann", command_id="add"
+    )
+    await desk.halt(await desk.launched("rel_bad"))
+    parent, _ = await halted(desk, remediation={"kind": "fallback", "release": "rel_fix"})
+    told = await desk.draft(parent)
+    await WebhookConsumer(queue, "https://ota.example").deliver(await SqlEventLog(engine).read_all(0, 1_000))
+    rows = await desk.world.rows("SELECT body FROM webhook_delivery ORDER BY position")
+    plain, foreseen, drafted = (msgspec.json.decode(row["body"])["data"] for row in rows)
+    assert "remediation" not in plain
+    assert foreseen["remediation"] == {"kind": "fallback", "release": "rel_fix"}
+    assert [each["campaign_id"] for each in drafted["drafts"]] == [each.campaign_id for each in told.drafts]
 
 
 async def test_the_database_takes_whom_the_domain_takes(desk):

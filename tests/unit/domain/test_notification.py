@@ -33,6 +33,7 @@ TOLD = {
     "StratumHalted": "stratum.halted",
     "HoldOutlasted": "hold.outlasted",
     "CampaignCompleted": "campaign.completed",
+    "RemediationDrafted": "remediation.drafted",
     "FleetStopped": "fleet.stopped",
     "FleetReleased": "fleet.released",
     "LogLossAccepted": "log_loss.accepted",
