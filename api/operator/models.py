@@ -734,6 +734,9 @@ class Preview(_Output):
     remediation: RemediationPreview
     problems: list[PlanProblem]
     revision: RevisionPreview | None = Field(description="What the revision that waits for approval would mean.")
+    withheld: dict[str, int] = Field(
+        description="Devices of the cohort that owners' wills or preconditions withhold now, by reason; before the launch."
+    )
 
 
 # --------------------------------------------------------------------------- the past

@@ -79,6 +79,12 @@ class Cohorts(Protocol):
         """
         ...
 
+    async def withheld(
+        self, plan: Plan, hardware_models: Collection[str], *, release_id: str, campaign_id: str
+    ) -> dict[str, int]:
+        """Devices of the cohort that ``owner.withheld`` keeps from the campaign now, counted by reason."""
+        ...
+
 
 class ReleaseReader(Protocol):
     async def release(self, release_id: str) -> Release:
@@ -232,6 +238,8 @@ class Preview(Struct, frozen=True, kw_only=True):
     problems: list[Problem]
     """Why it cannot be submitted; then there are no phases and rules."""
     revision: RevisionPreview | None = None
+    withheld: dict[str, int] = {}
+    """Devices of the cohort that their owners' will or the preconditions withhold now, by reason; empty once it is launched."""
 
 
 _HOURS: Final = (10, 100, 1_000, 10_000, 100_000)
@@ -595,6 +603,17 @@ class Campaigns:
     async def preview(self, campaign_id: str) -> Preview:
         """What the campaign's plan means: of a draft for the fleet as it is now, otherwise as it was submitted."""
         campaign = await self._store.load(campaign_id)
+        found = await self._preview(campaign)
+        if campaign.state not in {c.CampaignState.DRAFT, c.CampaignState.SUBMITTED, c.CampaignState.APPROVED}:
+            return found
+        plan = parse_plan(campaign.plan)
+        release = await self._releases.release(campaign.release_id)
+        withheld = await self._cohorts.withheld(
+            plan, models(plan, release.artifacts), release_id=release.release_id, campaign_id=campaign_id
+        )
+        return replace(found, withheld=withheld)
+
+    async def _preview(self, campaign: c.Campaign) -> Preview:
         if campaign.digest is not None:
             dossier = Dossier.model_validate(campaign.dossier)
             return replace(summarize(dossier, digest=campaign.digest, frozen=True), revision=_revision(campaign))

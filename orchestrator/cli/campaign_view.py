@@ -341,6 +341,7 @@ def preview(found: Preview) -> RenderableType:
                 ("digest", found["digest"]),
                 ("frozen", found["frozen"]),
                 ("cohort", f"{found['devices']} devices, {found['holdback']} of them held back"),
+                ("withheld now", ", ".join(f"{n} {why}" for why, n in found["withheld"].items()) or None),
             ]
         ),
         "",

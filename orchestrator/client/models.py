@@ -551,6 +551,8 @@ class Preview(TypedDict):
     remediation: RemediationPreview
     problems: list[PlanProblem]
     revision: RevisionPreview | None
+    withheld: dict[str, int]
+    """Devices of the cohort that owners' wills or preconditions withhold now, by reason."""
 
 
 class Webhook(TypedDict):

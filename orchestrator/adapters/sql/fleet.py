@@ -13,6 +13,8 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from orchestrator.adapters import clock
+from orchestrator.adapters.sql import owners
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.filters import compile_query
 from orchestrator.adapters.sql.remediation import updated
@@ -82,6 +84,17 @@ class SqlFleet:
         (value,) = value_columns([label], 2)
         rows = await conn.fetch(_BY_VALUE.format(value=value), MAX_VALUES + 1, *attribute_names([label]))
         return {row["value"]: row["n"] for row in rows}
+
+    async def withheld(
+        self, plan: Plan, hardware_models: Collection[str], *, release_id: str, campaign_id: str
+    ) -> dict[str, int]:
+        condition, parameters = selector(plan, 4)
+        listed = [sorted(hardware_models), list(plan.cohort.exclude), list(plan.cohort.include)]
+        cohort = f"{SELECTED} AND {condition}", [*listed, *parameters]
+        async with driver(self._engine) as conn:
+            return await owners.count(
+                conn, plan, cohort, release_id=release_id, campaign_id=campaign_id, now=clock.now_ms()
+            )
 
 
 def selector(plan: Plan, first: int) -> tuple[str, list[Any]]:

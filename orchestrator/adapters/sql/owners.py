@@ -12,7 +12,7 @@ Not here: the rule (``domain.owner.withheld``); SQL only fetches what it asks ab
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -31,6 +31,7 @@ from orchestrator.app.ports import Meta, Recorded, VersionConflictError
 from orchestrator.app.registry import DeviceNotFoundError
 from orchestrator.domain import owner
 from orchestrator.domain.owner import NOTHING_SAID, Will, Withheld
+from orchestrator.domain.plan import Plan
 from schemas.owner_events import Consent, OwnerWillStated
 
 _STATED: Final = """INSERT INTO owner_will
@@ -49,6 +50,16 @@ _WILLS: Final = """SELECT device_no, opted_out, postponed_until, consents, true 
 WHERE device_no = ANY($1::int[]) AND (opted_out OR postponed_until > $2)"""
 _ASKED: Final = """SELECT d.device_no, w.opted_out, w.postponed_until, w.consents, d.meets
 FROM (SELECT device_no, {meets} AS meets FROM device WHERE device_no = ANY($1::int[])) d LEFT JOIN owner_will w USING (device_no)"""
+
+_COUNTED: Final = """SELECT why, count(*)::bigint AS n FROM (SELECT CASE
+    WHEN w.opted_out AND {1}::bool THEN 'opted_out'
+    WHEN w.postponed_until > {0}::bigint AND {2}::bool THEN 'postponed'
+    WHEN {3}::bool AND NOT EXISTS (SELECT FROM jsonb_array_elements(w.consents) c
+        WHERE (c ->> 'release_id' = {4}::text OR c ->> 'campaign_id' = {5}::text)
+            AND (c ->> 'until' IS NULL OR (c ->> 'until')::bigint > {0}::bigint)) THEN 'consent'
+    WHEN NOT d.meets THEN 'preconditions' END AS why
+    FROM (SELECT device_no, {meets} AS meets FROM device WHERE {condition}) d {kind} JOIN owner_will w USING (device_no)) found
+WHERE why IS NOT NULL GROUP BY why ORDER BY why"""
 
 
 async def project(conn: asyncpg.Connection, item: Recorded) -> None:
@@ -82,6 +93,38 @@ async def withheld(
         if why is not None:
             found[row["device_no"]] = why
     return found
+
+
+async def count(
+    conn: asyncpg.Connection,
+    plan: Plan,
+    cohort: tuple[str, Sequence[Any]],
+    *,
+    release_id: str,
+    campaign_id: str,
+    now: int,
+) -> dict[str, int]:
+    """Devices of a cohort that are withheld at ``now`` (ms), by reason: the rule as SQL, compared with it by a test.
+
+    Args:
+        conn: where to ask.
+        plan: the campaign's.
+        cohort: a condition on ``device``, and its parameters, numbered from 1 on.
+        release_id: what the campaign rolls out.
+        campaign_id: the campaign.
+        now: ms.
+    """
+    condition, parameters = cohort
+    first = len(parameters) + 1
+    meets, asked = ("true", []) if plan.condition is None else compile_query(plan.condition, first + 6)
+    # Whoever has said nothing is looked at only where the plan asks for something.
+    asks = plan.preconditions is not None or plan.owner.consent == "required"
+    places = [f"${number}" for number in range(first, first + 6)]
+    query = _COUNTED.format(*places, meets=meets, condition=condition, kind="LEFT" if asks else "INNER")
+    policy = plan.owner
+    honoured = policy.opt_out == "honoured", policy.postpone == "honoured", policy.consent == "required"
+    rows = await conn.fetch(query, *parameters, now, *honoured, release_id, campaign_id, *asked)
+    return {row["why"]: row["n"] for row in rows}
 
 
 def _will(row: asyncpg.Record) -> Will:

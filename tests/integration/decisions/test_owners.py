@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from uuid import uuid4
 
 import msgspec
 import pytest
 
+from orchestrator.adapters.clock import now_ms
 from orchestrator.adapters.sql import offers, rows, sieve
 from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.fleet import SqlFleet
 from orchestrator.adapters.sql.owners import SqlOwners
 from orchestrator.app.ports import Meta, VersionConflictError
-from orchestrator.domain.owner import LOOK_AGAIN_MS, PostponementError, StateWill
+from orchestrator.domain.owner import LOOK_AGAIN_MS, PostponementError, StateWill, Will, withheld
+from orchestrator.domain.plan import parse_plan
 from schemas import device_events as d
 from schemas.owner_events import Consent
 from tests.support.waiting import until
-from tests.support.world import T0, World
+from tests.support.world import T0, World, plan
 
 DAY = 86_400_000
 ALL = {"phases": [{"name": "all", "percent": 100.0, "soak": "5s"}], "max_in_flight": {"initial": 500, "maximum": 500}}
@@ -266,3 +270,43 @@ async def test_a_phase_is_judged_without_those_who_are_withheld_and_the_ledger_s
     assert (entry["cause"], entry["device_nos"], entry["attempt"]) == ("opted_out", sorted(out), 1)
     assert await world.value("SELECT count(*) FROM offer_queue") == 0
     await world.recount()
+
+
+POLICIES = [
+    {"consent": consent, "opt_out": opt_out, "postpone": postpone, "reason": "why"}
+    for consent in ("required", "not_required")
+    for opt_out, postpone in (("honoured", "honoured"), ("overridden", "honoured"), ("honoured", "overridden"))
+]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("preconditions", [None, "attribute.hw_revision==A"])
+async def test_the_preview_counts_what_the_rule_says_of_each_device(world, policy, preconditions):
+    now = now_ms()
+    for device in range(1, 13):
+        agreed = Consent(release_id="rel_1") if device % 2 else Consent(campaign_id="cmp_x", until=now + DAY)
+        ended = Consent(release_id="rel_1", until=now - 1)
+        await says(
+            world,
+            device,
+            opted_out=device % 4 == 0,
+            postponed_until=now + DAY if device % 3 == 0 else None,
+            consents=[agreed, *([ended] if device % 2 == 0 else [])] if device % 5 else [ended],
+        )
+    changes = {"owner": policy, "preconditions": preconditions, "cohort": {"exclude": ["dev-0001"]}}
+    parsed = parse_plan(plan(**changes))
+    counted = await SqlFleet(world.engine).withheld(
+        parsed, ["sensor-a", "gateway-b"], release_id="rel_1", campaign_id="cmp_x"
+    )
+    expected: Counter[str] = Counter()
+    for _, name, _, attributes in world.fleet.values():
+        if name == "dev-0001":
+            continue
+        said = await SqlOwners(world.engine).read(name)
+        will = Will(opted_out=said.opted_out, postponed_until=said.postponed_until, consents=tuple(said.consents))
+        meets = preconditions is None or attributes["hw_revision"] == "A"
+        why = withheld(parsed.owner, will, "rel_1", "cmp_x", meets_preconditions=meets, now=now)
+        if why is not None:
+            expected[str(why.why)] += 1
+    assert counted == expected
+    assert counted

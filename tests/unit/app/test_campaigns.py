@@ -55,6 +55,9 @@ class Fleet:
         self.asked.append(hardware_models)
         return Counted(strata=self.strata, at=500, budget=self.budget)
 
+    async def withheld(self, plan, hardware_models, *, release_id, campaign_id):
+        return {"opted_out": 3}
+
 
 @pytest.fixture
 def fleet():

@@ -327,6 +327,7 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
         "remediation": {"kind": "none", "release": None, "updated_by": None, "previously": None},
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
         "revision": None,
+        "withheld": {"opted_out": 3},
     }
     api.on("GET", "/v1/campaigns/cmp_1/preview", found)
     ran = ota("campaign", "preview", "cmp_1")

@@ -21,6 +21,7 @@ PREVIEW = {
     "budget": [],
     "health": [],
     "problems": [],
+    "withheld": {},
     "revision": None,
 }
 DRAFTED = {
