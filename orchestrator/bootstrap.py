@@ -33,6 +33,7 @@ from orchestrator.telemetry.setup import Telemetry, setup
 if TYPE_CHECKING:
     from api.operator.services import OperatorServices
     from orchestrator.adapters.artifacts import ArtifactStore
+    from orchestrator.app.process import Facts
     from orchestrator.app.relay import Relay
     from orchestrator.stream.log_loss import LogWatch
 
@@ -158,17 +159,34 @@ async def _api(role: _Role) -> None:
     from api.operator.app import create_app
     from orchestrator.telemetry.http import instrument_app
 
-    services = operator_services(role.settings, role.engine(), role.telemetry.metrics_text)
+    engine = role.engine()
+    facts = heard_facts(role.settings, engine, role.closing)
+    services = operator_services(role.settings, engine, role.telemetry.metrics_text, facts)
     app = create_app(services)
     instrument_app(app)
     await _serve(role, app, role.settings.api_port)
 
 
-def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable[[], bytes]) -> OperatorServices:
+def heard_facts(settings: Settings, engine: AsyncEngine, closing: AsyncExitStack) -> Facts:
+    """How much of what devices stated has been heard. Connects to Kafka when first asked."""
+    from orchestrator.adapters.kafka.partitions import LogEnds
+    from orchestrator.adapters.sql.process import SqlPositions
+    from orchestrator.app.process import ProjectedFacts
+
+    topic = settings.device_events_topic
+    ends = LogEnds(settings.kafka_bootstrap, topic, SqlPositions(engine, topic).bookmarks)
+    closing.push_async_callback(ends.stop)
+    return ProjectedFacts(ends, SqlPositions(engine, topic))
+
+
+def operator_services(
+    settings: Settings, engine: AsyncEngine, metrics: Callable[[], bytes], facts: Facts
+) -> OperatorServices:
     """The use cases of the operator API on their adapters."""
     from api.operator.services import OperatorServices
     from orchestrator.adapters import zones
     from orchestrator.adapters.firmware_intake import McubootVerifier
+    from orchestrator.adapters.sql.as_of import SqlArchive
     from orchestrator.adapters.sql.campaign_history import SqlCampaignHistory
     from orchestrator.adapters.sql.campaigns import SqlCampaignStore
     from orchestrator.adapters.sql.fleet import SqlFleet
@@ -179,6 +197,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
     from orchestrator.adapters.sql.registry import SqlRegistry
     from orchestrator.adapters.sql.remediation import SqlRemediations
     from orchestrator.adapters.sql.webhooks import SqlWebhooks
+    from orchestrator.app.as_of import AsOf
     from orchestrator.app.backtest import Backtests
     from orchestrator.app.campaigns import Campaigns
     from orchestrator.app.devices import Devices
@@ -239,6 +258,7 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
         keys=ApiKeys(registry, now=now_ms, new_id=new_id, traceparent=current_traceparent),
         queries=SqlQueries(engine),
         backtests=Backtests(SqlCampaignHistory(engine)),
+        as_of=AsOf(SqlArchive(engine), facts, now=now_ms),
         fleet=FleetCommands(SqlFleetControl(engine), traceparent=current_traceparent),
         answers=SqlIdempotency(engine, lease_ms=settings.idempotency_lease_ms),
         clock=now_ms,
@@ -253,10 +273,9 @@ def operator_services(settings: Settings, engine: AsyncEngine, metrics: Callable
 async def local_services(settings: Settings) -> AsyncGenerator[OperatorServices]:
     """The operator's use cases directly on the database: for commands on the machine itself, the first API key above all."""
     engine = make_engine(settings.database_url, pool_size=2, application="ota-cli")
-    try:
-        yield operator_services(settings, engine, bytes)
-    finally:
-        await engine.dispose()
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(engine.dispose)
+        yield operator_services(settings, engine, bytes, heard_facts(settings, engine, closing))
 
 
 async def _gateway(role: _Role) -> None:

@@ -65,8 +65,12 @@ async def list_devices(
 
 
 @router.get("/{device_id}")
-async def get_device(device_id: str, _: Reader, services: Services) -> m.DeviceDetail:
-    """The twin, when it was last seen, and what it is assigned to."""
+async def get_device(
+    device_id: str, _: Reader, services: Services, as_of: m.InputTime | None = None
+) -> m.DeviceDetail | m.DeviceAsOf:
+    """The twin, when it was last seen, and what it is assigned to; with `as_of`, what it was and ran at that time."""
+    if as_of is not None:
+        return m.DeviceAsOf.model_validate(await services.as_of.device(device_id, m.milliseconds(as_of)))
     return m.DeviceDetail.model_validate(await services.queries.device(device_id))
 
 

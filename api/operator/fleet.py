@@ -24,6 +24,12 @@ async def get_fleet(_: Reader, services: Services) -> m.Fleet:
     return m.Fleet.model_validate(await services.fleet.status())
 
 
+@router.get("/as-of")
+async def get_fleet_as_of(_: Reader, services: Services, at: m.InputTime) -> m.FleetAsOf:
+    """What ran where at that time, in counts, and how campaigns stood; from the logs alone."""
+    return m.FleetAsOf.model_validate(await services.as_of.fleet(m.milliseconds(at)))
+
+
 @router.post("/stop")
 async def stop_fleet(body: m.ReasonInput, caller: Halter, services: Services, command_id: CommandId) -> m.Fleet:
     """Withhold every offer and start of every campaign, from this commit on. Devices that started go on."""

@@ -45,6 +45,12 @@ Time = Annotated[
 InputTime = Annotated[datetime, Field(strict=False), AfterValidator(_with_offset)]
 """RFC 3339 with its offset from UTC."""
 
+
+def milliseconds(at: datetime) -> int:
+    """Since the epoch."""
+    return (at - _EPOCH) // timedelta(milliseconds=1)
+
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
 EvidenceUrl = Annotated[str, Field(max_length=2_000, pattern=r"^https?://\S+$")]
@@ -281,6 +287,8 @@ class TimelineEntry(_Output):
     reason: str | None
     detail: str | None
     components: dict[str, str] | None
+    version: str | None = Field(description="Of a report of attributes: what the device said that it runs.")
+    digest: str | None
     partition: int
     offset: int
 
@@ -748,6 +756,77 @@ class Basis(_Output):
     events: int
     decisions: int
     facts: dict[str, int] = Field(description="Partition of the log of facts to the first offset not projected.")
+
+
+class RanCount(_Output):
+    hardware_model: str
+    release_id: str | None = Field(description="Null where it is no known release, or nothing is known.")
+    version: str | None
+    digest: str | None
+    source: str = Field(description="confirmed, reported or unknown: whose statement decides.")
+    devices: int
+
+
+class CampaignAsOf(_Output):
+    campaign_id: str
+    name: str
+    release_id: str
+    state: str
+    since: Time
+    position: int = Field(description="Of the event that brought it there.")
+    in_flight: int
+    in_trial: int
+    devices: dict[str, int] = Field(description="Devices by assignment state.")
+
+
+class FleetAsOf(_Output):
+    at: Time
+    devices: int
+    ran: list[RanCount]
+    other: int = Field(description="Devices in counts that are too many to list.")
+    campaigns: list[CampaignAsOf]
+    campaigns_left_out: int
+    basis: Basis = Field(description="Last positions that the logs held by then.")
+
+
+class Ran(_Output):
+    source: str
+    release_id: str | None
+    version: str | None
+    digest: str | None
+
+
+class AssignmentAsOf(_Output):
+    campaign_id: str
+    campaign_name: str
+    release_id: str
+    phase: int
+    stratum: str
+    attempt: int
+    action_id: int
+    state: str
+    changed_at: Time
+    offered_at: Time
+    started_at: Time | None
+    failure_class: str | None
+    reason: str | None
+
+
+class DeviceAsOf(_Output):
+    at: Time
+    device_no: int
+    device_id: str
+    hardware_model: str
+    registered_at: Time
+    version: str | None = Field(description="As it last reported.")
+    version_at: Time | None
+    digest: str | None
+    digest_at: Time | None
+    confirmed_campaign_id: str | None = Field(description="Of the release that it confirmed last.")
+    confirmed_at: Time | None
+    ran: Ran
+    assignments: list[AssignmentAsOf]
+    basis: Basis
 
 
 class BacktestInput(_Input):

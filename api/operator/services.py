@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.paging import Cursors
+from orchestrator.app.as_of import AsOf
 from orchestrator.app.backtest import Backtests
 from orchestrator.app.campaigns import Campaigns
 from orchestrator.app.devices import Devices
@@ -43,6 +44,7 @@ class OperatorServices:
     keys: ApiKeys
     queries: Queries
     backtests: Backtests
+    as_of: AsOf
     fleet: FleetCommands
     answers: Answers
     clock: Callable[[], int]

@@ -359,6 +359,9 @@ class TimelineEntry(Struct, frozen=True, kw_only=True):
     detail: str | None
     components: dict[str, str] | None
     """Component to outcome, where the report named some."""
+    version: str | None
+    """Of a report of attributes: what the device said that it runs."""
+    digest: str | None
     partition: int
     offset: int
 

@@ -104,8 +104,22 @@ def list_devices(
 
 
 @command(group, "show")
-def show(cli: Cli, device_id: DeviceId) -> None:
-    """Show a device: what it says of itself, its campaigns, and its last reports."""
+def show(
+    cli: Cli,
+    device_id: DeviceId,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of", metavar="TIME", help="As it was then, from the logs: 2026-11-21T02:30:00Z.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Show a device: what it says of itself, its campaigns, and its last reports; or what it was at a time."""
+    if as_of is not None:
+        from orchestrator.cli.cmd_history import show_device
+
+        show_device(cli, device_id, as_of)
+        return
     from itertools import islice
 
     from orchestrator.cli.output import facts, table
@@ -140,7 +154,14 @@ def show(cli: Cli, device_id: DeviceId) -> None:
     said = table(
         ("recorded", "report", "campaign", "class", "reason", "detail"),
         (
-            (e["recorded_at"], e["type"], e["campaign_id"], e["failure_class"], e["reason"], e["detail"])
+            (
+                e["recorded_at"],
+                e["type"],
+                e["campaign_id"],
+                e["failure_class"],
+                e["reason"],
+                e["detail"] or e.get("version") or e.get("digest"),
+            )
             for e in timeline
         ),
     )

@@ -1,4 +1,4 @@
-"""What was, and what would have been: ``ota campaign backtest``."""
+"""What was, and what would have been: ``ota campaign backtest``, ``ota fleet as-of``, ``ota device show --as-of``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli import cmd_campaign
+from orchestrator.cli import cmd_campaign, cmd_fleet
 from orchestrator.cli.cmd_campaign import CampaignId, read_mapping
 from orchestrator.cli.command import Cli, command
 
@@ -73,3 +73,70 @@ def _shown(found: Backtest) -> Table:
     ]
     columns = ("", "halt", "at", "rule", "n", "f", "exposed", "failures")
     return table(columns, rows, right=("n", "f", "exposed", "failures"))
+
+
+@command(cmd_fleet.group, "as-of")
+def as_of(
+    cli: Cli, at: Annotated[str, typer.Argument(metavar="TIME", help="RFC 3339, such as 2026-11-21T02:30:00Z.")]
+) -> None:
+    """Say what ran where at a time, and how campaigns stood then; from the logs alone, so it is the same whenever it is asked."""
+    from orchestrator.cli.output import facts, table
+
+    found = cli.client.fleet_as_of(at)
+    ran = table(
+        ("hardware model", "release", "version", "digest", "says", "devices"),
+        (
+            (r["hardware_model"], r["release_id"], r["version"], r["digest"], r["source"], r["devices"])
+            for r in found["ran"]
+        ),
+        right=("devices",),
+    )
+    campaigns = table(
+        ("campaign", "name", "release", "state", "since", "in flight", "in trial", "confirmed"),
+        (
+            (
+                *(c["campaign_id"], c["name"], c["release_id"], c["state"], c["since"]),
+                *(c["in_flight"], c["in_trial"], c["devices"].get("confirmed", 0)),
+            )
+            for c in found["campaigns"]
+        ),
+        right=("in flight", "in trial", "confirmed"),
+    )
+    summary = facts([("at", found["at"]), ("devices", found["devices"]), ("not listed", found["other"] or None)])
+    cli.output.data(found, summary, "", ran, "", campaigns)
+    if found["campaigns_left_out"]:
+        cli.output.say(f"{found['campaigns_left_out']} older campaigns are not listed.")
+
+
+def show_device(cli: Cli, device_id: str, at: str) -> None:
+    """Print what a device was and ran at a time."""
+    from orchestrator.cli.output import facts, table
+
+    device = cli.client.device_as_of(device_id, at)
+    ran = device["ran"]
+    assigned = table(
+        ("campaign", "release", "phase", "stratum", "attempt", "state", "reason", "changed"),
+        (
+            (
+                *(a["campaign_id"], a["release_id"], a["phase"], a["stratum"], a["attempt"], a["state"]),
+                *(a["reason"] or a["failure_class"], a["changed_at"]),
+            )
+            for a in device["assignments"]
+        ),
+        right=("phase", "attempt"),
+    )
+    shown = [
+        ("device", device["device_id"]),
+        ("hardware model", device["hardware_model"]),
+        ("as of", device["at"]),
+        ("ran", ran["release_id"]),
+        ("version", ran["version"]),
+        ("digest", ran["digest"]),
+        ("says", ran["source"]),
+        ("confirmed in", device["confirmed_campaign_id"]),
+        ("confirmed", device["confirmed_at"]),
+        ("reported version", device["version"]),
+        ("reported digest", device["digest"]),
+        ("registered", device["registered_at"]),
+    ]
+    cli.output.data(device, facts(shown), "", assigned)

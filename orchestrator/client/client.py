@@ -144,6 +144,10 @@ class OtaClient:
     def device(self, device_id: str) -> m.DeviceDetail:
         return self._get(f"/v1/devices/{_part(device_id)}")
 
+    def device_as_of(self, device_id: str, at: str) -> m.DeviceAsOf:
+        """What a device was and ran at ``at`` (RFC 3339), from the logs alone."""
+        return self._get(f"/v1/devices/{_part(device_id)}", as_of=at)
+
     def timeline(self, device_id: str) -> Iterator[m.TimelineEntry]:
         """What a device stated, the newest first."""
         return self._list(f"/v1/devices/{_part(device_id)}/timeline")
@@ -288,6 +292,10 @@ class OtaClient:
 
     def fleet(self) -> m.Fleet:
         return self._get("/v1/fleet")
+
+    def fleet_as_of(self, at: str) -> m.FleetAsOf:
+        """What ran where at ``at`` (RFC 3339), in counts, from the logs alone."""
+        return self._get("/v1/fleet/as-of", at=at)
 
     def stop_fleet(self, reason: str) -> m.Fleet:
         return self._post("/v1/fleet/stop", {"reason": reason})

@@ -132,6 +132,8 @@ class TimelineEntry(TypedDict):
     reason: str | None
     detail: str | None
     components: dict[str, str] | None
+    version: str | None
+    digest: str | None
     partition: int
     offset: int
 
@@ -661,4 +663,75 @@ class Backtest(TypedDict):
     spared: int
     actual: Actual
     assumption: str
+    basis: Basis
+
+
+class RanCount(TypedDict):
+    hardware_model: str
+    release_id: str | None
+    version: str | None
+    digest: str | None
+    source: str
+    devices: int
+
+
+class CampaignAsOf(TypedDict):
+    campaign_id: str
+    name: str
+    release_id: str
+    state: str
+    since: str
+    position: int
+    in_flight: int
+    in_trial: int
+    devices: dict[str, int]
+
+
+class FleetAsOf(TypedDict):
+    at: str
+    devices: int
+    ran: list[RanCount]
+    other: int
+    campaigns: list[CampaignAsOf]
+    campaigns_left_out: int
+    basis: Basis
+
+
+class Ran(TypedDict):
+    source: str
+    release_id: str | None
+    version: str | None
+    digest: str | None
+
+
+class AssignmentAsOf(TypedDict):
+    campaign_id: str
+    campaign_name: str
+    release_id: str
+    phase: int
+    stratum: str
+    attempt: int
+    action_id: int
+    state: str
+    changed_at: str
+    offered_at: str
+    started_at: str | None
+    failure_class: str | None
+    reason: str | None
+
+
+class DeviceAsOf(TypedDict):
+    at: str
+    device_no: int
+    device_id: str
+    hardware_model: str
+    registered_at: str
+    version: str | None
+    version_at: str | None
+    digest: str | None
+    digest_at: str | None
+    confirmed_campaign_id: str | None
+    confirmed_at: str | None
+    ran: Ran
+    assignments: list[AssignmentAsOf]
     basis: Basis

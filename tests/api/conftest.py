@@ -21,6 +21,14 @@ from orchestrator.app.keys import Scope
 from orchestrator.bootstrap import operator_services
 from orchestrator.config import Settings
 
+
+class Heard:
+    """``Facts`` without a broker: everything that was stated has been heard."""
+
+    async def until(self, now: int) -> int:
+        return now
+
+
 METRICS = b"# nothing\n"
 
 PHASES = [
@@ -181,7 +189,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def api(engine: AsyncEngine, settings: Settings, signer: Signer) -> AsyncIterator[Api]:
-    services = operator_services(settings, engine, lambda: METRICS)
+    services = operator_services(settings, engine, lambda: METRICS, Heard())
     api = Api(create_app(services), services, engine, signer.image, signer.public_pem)
     yield api
     await api.close()
@@ -193,7 +201,7 @@ def open_api(engine: AsyncEngine, signer: Signer) -> Callable[..., Any]:
 
     @asynccontextmanager
     async def opened(settings: Settings, engine: AsyncEngine = engine) -> AsyncIterator[Api]:
-        services = operator_services(settings, engine, lambda: METRICS)
+        services = operator_services(settings, engine, lambda: METRICS, Heard())
         api = Api(create_app(services), services, engine, signer.image, signer.public_pem)
         yield api
         await api.close()

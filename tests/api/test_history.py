@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from orchestrator.adapters.sql.engine import driver
 from tests.api.test_bad_input import problem
 
 READ = ("campaign:read",)
@@ -58,3 +61,31 @@ async def test_rules_that_cannot_be_replayed_and_campaigns_without_a_past_are_re
     approved = await api.approved(release_id)
     problem(await api.act(approved, "backtest", json={}), 409, "backtest.not_launched")
     problem(await api.act("cmp_x", "backtest", json={}), 404, "campaign.not_found")
+
+
+async def test_the_fleet_of_a_time_is_counted_and_is_the_same_whenever_it_is_asked(api):
+    await api.running(await api.ready())
+    async with driver(api.engine) as conn:
+        # As if the fleet had been registered an hour ago: nothing is said of the last minute.
+        await conn.execute("UPDATE device SET registered_at = registered_at - 3600000")
+    at = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    found = await api.ok("GET", "/v1/fleet/as-of", params={"at": at}, by="eve", scopes=READ)
+    assert [(each["source"], each["devices"]) for each in found["ran"]] == [("unknown", 50), ("unknown", 50)]
+    assert (found["devices"], found["campaigns"], found["other"]) == (100, [], 0)
+    assert await api.ok("GET", "/v1/fleet/as-of", params={"at": at}) == found
+    device = await api.ok("GET", "/v1/devices/dev-0001", params={"as_of": at}, by="dan", scopes=("device:read",))
+    assert device["ran"] == {"source": "unknown", "release_id": None, "version": None, "digest": None}
+    assert (device["device_id"], device["assignments"]) == ("dev-0001", [])
+    assert "token_issued" in await api.ok("GET", "/v1/devices/dev-0001")
+
+
+async def test_a_time_that_is_none_or_too_young_is_refused(api):
+    await api.ready()
+    now = datetime.now(UTC).isoformat()
+    problem(await api("GET", "/v1/fleet/as-of", params={"at": now}), 409, "history.not_heard")
+    problem(await api("GET", "/v1/devices/dev-0001", params={"as_of": now}), 409, "history.not_heard")
+    for wrong in ("yesterday", "2026-11-21T02:30:00", ""):
+        problem(await api("GET", "/v1/fleet/as-of", params={"at": wrong}), 422, "request.invalid")
+    problem(await api("GET", "/v1/fleet/as-of"), 422, "request.invalid")
+    long_ago = {"as_of": "2001-01-01T00:00:00Z"}
+    problem(await api("GET", "/v1/devices/dev-0001", params=long_ago), 404, "device.not_found")

@@ -111,7 +111,7 @@ COMPARED: Final = (
         "timeline",
         "record",
         "partition offset",
-        "device_no campaign_no attempt event_id type recorded_at failure_class reason detail components",
+        "device_no campaign_no attempt event_id type recorded_at failure_class reason detail components version digest",
     ),
     _of("dead_letter", "record", "topic partition offset", "code event_id key value"),
 )

@@ -4,8 +4,8 @@ The broker destroys the facts that had been read together with those that had no
 needs, so at an accepted loss its rows of the partition move here and are truth from then on. All of them move, also such as the log
 still holds: then a rebuild folds the archive and reads the log from where the projection reads on, and no offset means two records.
 
-What devices report of their health is in the timeline whole, as its detail. Attributes are not. They are a register, not a join, so
-the last report of a device carries what the device table held after it.
+What devices report of their health is in the timeline whole, as its detail. Of attributes only version and digest are. They are a
+register, not a join, so the last report of a device carries what the device table held after it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ TIMEOUT: Final = 3_600.0
 _KEEP: Final = """WITH moved AS (DELETE FROM timeline WHERE "partition" = $1 RETURNING *),
 last AS (SELECT device_no, max("offset") AS "offset" FROM moved WHERE type = $3 GROUP BY device_no)
 INSERT INTO fact_archive ("partition", loss, "offset", device_no, campaign_no, attempt, gate_epoch, event_id, type, recorded_at,
-    failure_class, reason, detail, components, twin)
+    failure_class, reason, detail, components, version, digest, twin)
 SELECT m."partition", $2, m."offset", m.device_no, m.campaign_no, m.attempt,
     CASE WHEN m.campaign_no IS NULL THEN NULL WHEN a.attempt = m.attempt THEN a.gate_epoch ELSE (
         SELECT l.gate_epoch FROM decision_ledger l WHERE l.campaign_no = m.campaign_no AND l.kind = 'offer'
         AND l.attempt = m.attempt AND m.device_no = ANY(l.device_nos)) END,
-    m.event_id, m.type, m.recorded_at, m.failure_class, m.reason, m.detail, m.components,
+    m.event_id, m.type, m.recorded_at, m.failure_class, m.reason, m.detail, m.components, m.version, m.digest,
     CASE WHEN l."offset" = m."offset" THEN jsonb_build_object('attributes', t.attributes, 'version', t.version,
         'digest', t.digest, 'reported_at', t.reported_at) END
 FROM moved m LEFT JOIN assignment a ON a.device_no = m.device_no AND a.campaign_no = m.campaign_no

@@ -132,8 +132,9 @@ def _take_attributes(batch: FactBatch, partition: int, offset: int, event: d.Dev
     except msgspec.DecodeError as error:
         raise _RefusedError("event.malformed", str(error), event_id) from error
     batch.attributes.setdefault(event.device_no, []).append((event.recorded_at, reported))
+    runs = reported.version or None, reported.digest or None
     batch.timeline.append(
-        (partition, offset, event.device_no, None, None, event_id, event.type, event.recorded_at, *_NO_REPORT)
+        (partition, offset, event.device_no, None, None, event_id, event.type, event.recorded_at, *_NO_REPORT, *runs)
     )
 
 
@@ -160,6 +161,8 @@ def _take_health(batch: FactBatch, partition: int, offset: int, event: d.DeviceE
             None,
             None,
             detail,
+            None,
+            None,
             None,
         )
     )
@@ -220,6 +223,8 @@ def _take_report(
             reason,
             detail,
             components,
+            None,
+            None,
         )
     )
 

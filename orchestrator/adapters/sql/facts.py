@@ -44,6 +44,8 @@ _TIMELINE = (
     "reason",
     "detail",
     "components",
+    "version",
+    "digest",
 )
 _TYPES = {State(state): event_type for event_type, state in d.UPDATE_STATES.items()}
 _DEAD = ("topic", "partition", "offset", "code", "detail", "event_id", "key", "value", "recorded_at")

@@ -12,6 +12,7 @@ from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.facts import PROJECTION
 from orchestrator.domain.assignment import ACTIVE
 from orchestrator.domain.campaign import LIVE, TERMINAL
+from orchestrator.domain.log_loss import Bookmark
 from schemas.campaign_events import CohortEnrolled
 
 
@@ -37,6 +38,11 @@ class SqlPositions:
     async def positions(self) -> Mapping[int, int]:
         async with driver(self._engine) as conn:
             return await positions.positions(conn, PROJECTION, self._topic)
+
+    async def bookmarks(self) -> Mapping[int, Bookmark]:
+        """The same, with the incarnation of the topic."""
+        async with driver(self._engine) as conn:
+            return await positions.bookmarks(conn, PROJECTION, self._topic)
 
 
 class SqlUnfinished:

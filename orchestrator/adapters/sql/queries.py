@@ -75,10 +75,11 @@ LEFT JOIN device_slot l ON l.device_no = a.device_no AND l.campaign_no = a.campa
 LEFT JOIN offer_queue q ON q.campaign_no = a.campaign_no AND q.phase = a.phase AND q.rank = {RETRY_RANK} + a.device_no
 WHERE a.device_no = $1 ORDER BY a.campaign_no DESC LIMIT $2"""
 _ENTRY = (
-    'event_id, type, recorded_at, campaign_no, attempt, failure_class, reason, detail, components, partition, "offset"'
+    "event_id, type, recorded_at, campaign_no, attempt, failure_class, reason, detail, components, version, digest, partition,"
+    ' "offset"'
 )
 _TIMELINE = f"""SELECT t.event_id, t.type, t.recorded_at, c.campaign_id, t.attempt, t.failure_class, t.reason, t.detail,
-    t.components, t.partition, t."offset"
+    t.components, t.version, t.digest, t.partition, t."offset"
 FROM (SELECT {_ENTRY} FROM timeline WHERE device_no = $1 UNION ALL SELECT {_ENTRY} FROM fact_archive WHERE device_no = $1) t
 LEFT JOIN campaign c ON c.campaign_no = t.campaign_no
 WHERE $2::bigint IS NULL OR (t.recorded_at, t.partition, t."offset") < ($2, $3, $4)

@@ -187,6 +187,8 @@ class FactArchive(_Table, table=True):
     detail: str | None = _text(nullable=True)
     twin: dict[str, Any] | None = _json(nullable=True)
     components: dict[str, Any] | None = _json(nullable=True)
+    version: str | None = _text(nullable=True)
+    digest: str | None = _text(nullable=True)
 
 
 class DeadLetterArchive(_Table, table=True):
@@ -600,6 +602,9 @@ class Timeline(_Table, table=True):
     reason: str | None = _text(nullable=True)
     detail: str | None = _text(nullable=True)
     components: dict[str, Any] | None = _json(nullable=True)
+    version: str | None = _text(nullable=True)
+    """Of a report of attributes, as ``digest``: what the device said that it runs."""
+    digest: str | None = _text(nullable=True)
 
 
 class HealthReport(_Table, table=True):

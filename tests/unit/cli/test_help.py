@@ -42,6 +42,7 @@ COMMANDS = {
     "device postpone",
     "device consent",
     "doctor",
+    "fleet as-of",
     "fleet release",
     "fleet show",
     "fleet stop",

@@ -91,3 +91,88 @@ def test_what_the_api_refuses_ends_the_command(ota, api, words):
     ran = ota(*words)
     assert ran.exit_code != 0
     assert "backtest.not_launched" in ran.stderr
+
+
+BASIS = {"events": 9, "decisions": 9, "facts": {"0": 4}}
+FLEET: dict[str, Any] = {
+    "at": AT,
+    "devices": 12,
+    "ran": [
+        {
+            "hardware_model": "sensor-a",
+            "release_id": "rel_1",
+            "version": "2.0.0",
+            "digest": "aa",
+            "source": "confirmed",
+            "devices": 12,
+        }
+    ],
+    "other": 0,
+    "campaigns": [
+        {
+            "campaign_id": "cmp_1",
+            "name": "spring",
+            "release_id": "rel_1",
+            "state": "halted",
+            "since": AT,
+            "position": 4,
+            "in_flight": 3,
+            "in_trial": 2,
+            "devices": {"confirmed": 12, "trial": 2},
+        }
+    ],
+    "campaigns_left_out": 4,
+    "basis": BASIS,
+}
+DEVICE: dict[str, Any] = {
+    "at": AT,
+    "device_no": 1,
+    "device_id": "d1",
+    "hardware_model": "sensor-a",
+    "registered_at": AT,
+    "version": "1.0.0",
+    "version_at": AT,
+    "digest": None,
+    "digest_at": None,
+    "confirmed_campaign_id": "cmp_1",
+    "confirmed_at": AT,
+    "ran": {"source": "confirmed", "release_id": "rel_1", "version": "2.0.0", "digest": "aa"},
+    "assignments": [
+        {
+            "campaign_id": "cmp_1",
+            "campaign_name": "spring",
+            "release_id": "rel_1",
+            "phase": 0,
+            "stratum": "all",
+            "attempt": 1,
+            "action_id": 7,
+            "state": "confirmed",
+            "changed_at": AT,
+            "offered_at": AT,
+            "started_at": AT,
+            "failure_class": None,
+            "reason": None,
+        }
+    ],
+    "basis": BASIS,
+}
+
+
+def test_the_fleet_of_a_time_is_shown_in_counts(ota, api):
+    api.on("GET", "/v1/fleet/as-of", FLEET)
+    ran = ota("fleet", "as-of", AT)
+    assert api.last.url.params["at"] == AT
+    text = squeezed(ran.stdout)
+    assert "sensor-a rel_1 2.0.0 aa confirmed 12" in text
+    assert "halted" in text
+    assert "4 older campaigns are not listed." in ran.stderr
+    assert ota("fleet", "as-of", AT, "--json").json == FLEET
+
+
+def test_a_device_of_a_time_is_shown_from_the_logs(ota, api):
+    api.on("GET", "/v1/devices/d1", DEVICE)
+    text = squeezed(ota("device", "show", "d1", "--as-of", AT).stdout)
+    assert api.last.url.params["as_of"] == AT
+    assert "ran rel_1" in text
+    assert "reported version 1.0.0" in text
+    assert ota("device", "show", "d1", "--as-of", AT, "--json").json == DEVICE

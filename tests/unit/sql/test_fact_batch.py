@@ -118,5 +118,5 @@ async def test_no_value_and_too_large_a_value_are_read_alike_both_ways():
 async def test_a_sound_event_is_read_in_one_pass_into_a_fact_and_its_line_of_the_timeline():
     batch = await read(msgspec.json.encode(GOOD))
     assert [seen.observation.state for seen in batch.seen[DEVICE, 1]] == ["confirmed"]
-    assert batch.timeline == [(0, 3, DEVICE, 1, 1, "e", d.CONFIRMED, 5, None, None, None, None)]
+    assert batch.timeline == [(0, 3, DEVICE, 1, 1, "e", d.CONFIRMED, 5, None, None, None, None, None, None)]
     assert not batch.dead
