@@ -29,9 +29,14 @@ def _with_offset(value: datetime) -> datetime:
     return value
 
 
+def milliseconds(value: datetime) -> int:
+    """Since the epoch."""
+    return (value - _EPOCH) // timedelta(milliseconds=1)
+
+
 def to_ms(value: datetime | None) -> int | None:
     """Milliseconds since the epoch."""
-    return None if value is None else round(value.timestamp() * 1_000)
+    return None if value is None else milliseconds(value)
 
 
 Time = Annotated[
@@ -44,12 +49,6 @@ Time = Annotated[
 
 InputTime = Annotated[datetime, Field(strict=False), AfterValidator(_with_offset)]
 """RFC 3339 with its offset from UTC."""
-
-
-def milliseconds(at: datetime) -> int:
-    """Since the epoch."""
-    return (at - _EPOCH) // timedelta(milliseconds=1)
-
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
