@@ -11,7 +11,6 @@ from typing import Any, Final
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from orchestrator import failpoints
 from orchestrator.adapters.sql import campaigns, event_log, rows
 from orchestrator.adapters.sql.engine import driver, transaction
 from orchestrator.app.ports import Meta, Recorded
@@ -126,7 +125,6 @@ class SqlRemediations:
             told: RemediationDrafted = done.events[0].event
             if told.drafts[0].campaign_id != event.drafts[0].campaign_id:
                 return told
-            failpoints.hit("remediation.before_drafts")
             for index, draft in enumerate(drafts):
                 await campaigns.execute(
                     conn,

@@ -114,7 +114,9 @@ async def test_the_database_enrols_whom_the_domain_enrols_in_the_same_order(worl
         await world.decisions.enrol(campaign.campaign_id, T0)
 
     queued = await world.rows(
-        "SELECT * FROM offer_queue WHERE campaign_no = $1 ORDER BY phase, rank", rules.campaign_no
+        "SELECT campaign_no, phase, rank, device_no, stratum, attempt, not_before FROM offer_queue WHERE campaign_no = $1"
+        " ORDER BY phase, rank",
+        rules.campaign_no,
     )
     wanted = [row for phase, strata in enumerate(expected.phases) for row in enrolment.queue_rows(rules, phase, strata)]
     assert [tuple(row.values()) for row in queued] == wanted
