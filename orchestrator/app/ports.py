@@ -262,6 +262,8 @@ class OfferView(Struct, frozen=True, kw_only=True):
     md5: str
     size: int
     filename: str
+    owner_spoke: bool = False
+    """The device's owner has stated a will."""
     components: list[OfferedComponent] = []
     """In the order of their installation; empty if the release has one artifact for the device, the one above."""
 

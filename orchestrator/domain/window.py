@@ -206,3 +206,7 @@ class Schedule(PlanModel):
 def written(moment: int) -> str:
     """A moment (ms) for people."""
     return f"{datetime.fromtimestamp(moment / 1_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+ALWAYS: Final = Schedule()
+"""The schedule of a plan that says nothing about one."""

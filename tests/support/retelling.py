@@ -175,6 +175,8 @@ class History:
     cancels: list[tuple[int, int]] = field(default_factory=list)
     """(attempt, time)"""
     retries: set[int] = field(default_factory=set)
+    closed: bool = False
+    """The campaign ended without ever offering to it."""
 
     def row(self, campaign: int, device: int) -> dict[str, Any]:
         """What the assignment must be: maxima and minima over sets, so no order can matter."""

@@ -25,6 +25,7 @@ _VIEW = """SELECT a.device_no, a.campaign_no, a.action_id, a.attempt, a.phase, a
             'sha1', x.sha1, 'md5', x.md5, 'size', x.size, 'filename', x.filename) ORDER BY p.place)
         FROM jsonb_array_elements(r.components -> d.hardware_model) WITH ORDINALITY p(part, place)
         JOIN artifact x ON x.hardware_model = d.hardware_model AND x.sha256 = p.part ->> 'sha256') AS components,
+    EXISTS (SELECT FROM owner_will w WHERE w.device_no = a.device_no) AS owner_spoke,
     (SELECT array_agg(o.state) FROM report_overlay o WHERE o.device_no = a.device_no AND o.action_id = a.action_id) AS overlay
 FROM device_slot s JOIN assignment a ON a.device_no = s.device_no AND a.campaign_no = s.campaign_no
 JOIN campaign c ON c.campaign_no = a.campaign_no
@@ -52,6 +53,7 @@ def _view(row: asyncpg.Record) -> OfferView:
         attempt=row["attempt"],
         phase=row["phase"],
         offered_at=row["offered_at"],
+        owner_spoke=row["owner_spoke"],
         state=(progress if state is State.UNKNOWN else state).value,
         shown=shown(state, CampaignState(row["control"]), cancel_requested=row["cancel"], progress=progress),
         release_id=row["release_id"],

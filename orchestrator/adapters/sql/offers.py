@@ -114,9 +114,13 @@ class SqlOffers:
             return
         async with driver(self._engine) as conn:
             rules = await self._rules.current(conn, {view.campaign_no for view in waiting.values()})
-            now = await _now(conn)
-            for campaign_no, found in rules.items():
-                own = {no: view for no, view in waiting.items() if view.campaign_no == campaign_no}
+            asked = {
+                no: view for no, view in waiting.items() if view.owner_spoke or rules[view.campaign_no].holds_starts
+            }
+            now = await _now(conn) if asked else 0
+            for campaign_no in {view.campaign_no for view in asked.values()}:
+                found = rules[campaign_no]
+                own = {no: view for no, view in asked.items() if view.campaign_no == campaign_no}
                 hidden = (
                     set(own)
                     if schedules.shut(found, now)

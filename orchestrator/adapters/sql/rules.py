@@ -15,6 +15,7 @@ import asyncpg
 from orchestrator.domain import breaker
 from orchestrator.domain.assignment import bucket_ms
 from orchestrator.domain.dossier import Dossier
+from orchestrator.domain.window import ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,17 @@ class CampaignRules:
     @property
     def offer_ttl(self) -> int:
         return self.dossier.plan.offer_ttl
+
+    @property
+    def holds_starts(self) -> bool:
+        """Whether an offer may have to wait before it is shown and started, also if its device's owner has said nothing."""
+        plan = self.dossier.plan
+        return (
+            plan.schedule != ALWAYS
+            or plan.preconditions is not None
+            or plan.owner.consent == "required"
+            or any(phase.jitter is not None for phase in plan.phases)
+        )
 
     @property
     def confirm_deadline(self) -> int:

@@ -70,6 +70,7 @@ def _decision(case: Case, row: Mapping[str, Any], index: int, key: Key, ended: s
             if (attempt not in history.retries and not first) or attempt in history.offers:
                 case.note("misordered", f"{where}: not queued")
             history.retries.discard(attempt)
+            history.closed = history.closed or first
             return
     if attempt != latest or (key, attempt) in ended:
         case.note("misordered", f"{where}: attempt {attempt} of {latest} is not open")

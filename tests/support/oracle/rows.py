@@ -35,7 +35,7 @@ def queues(case: Case) -> None:
     expected = Counter(
         (campaign, device, max(history.retries | {1}))
         for (campaign, device), history in case.histories.items()
-        if history.phase >= 0 and max(history.retries | {1}) not in history.offers
+        if history.phase >= 0 and not history.closed and max(history.retries | {1}) not in history.offers
     )
     queued = Counter((row["campaign_no"], row["device_no"], row["attempt"]) for row in case.tables["offer_queue"])
     for waiting in (expected - queued).elements():
