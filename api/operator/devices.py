@@ -66,7 +66,7 @@ async def list_devices(
 
 @router.get("/{device_id}")
 async def get_device(
-    device_id: str, _: Reader, services: Services, as_of: m.InputTime | None = None
+    device_id: str, _: Reader, services: Services, as_of: m.Moment | None = None
 ) -> m.DeviceDetail | m.DeviceAsOf:
     """The twin, when it was last seen, and what it is assigned to; with `as_of`, what it was and ran at that time."""
     if as_of is not None:

@@ -25,7 +25,7 @@ async def get_fleet(_: Reader, services: Services) -> m.Fleet:
 
 
 @router.get("/as-of")
-async def get_fleet_as_of(_: Reader, services: Services, at: m.InputTime) -> m.FleetAsOf:
+async def get_fleet_as_of(_: Reader, services: Services, at: m.Moment) -> m.FleetAsOf:
     """What ran where at that time, in counts, and how campaigns stood; from the logs alone."""
     return m.FleetAsOf.model_validate(await services.as_of.fleet(m.milliseconds(at)))
 

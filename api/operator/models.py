@@ -50,6 +50,16 @@ Time = Annotated[
 InputTime = Annotated[datetime, Field(strict=False), AfterValidator(_with_offset)]
 """RFC 3339 with its offset from UTC."""
 
+
+def _with_history(value: datetime) -> datetime:
+    if value < _EPOCH:
+        raise PydanticCustomError("time.history", "There is no history of before 1970.")
+    return value
+
+
+Moment = Annotated[InputTime, AfterValidator(_with_history)]
+"""A time that can be asked about."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=1_000)]
 EvidenceUrl = Annotated[str, Field(max_length=2_000, pattern=r"^https?://\S+$")]

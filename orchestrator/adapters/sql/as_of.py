@@ -103,8 +103,7 @@ SELECT * FROM (
     FROM shapes
     UNION ALL SELECT 1, campaign_no, highest % {PLACES}, NULL, NULL, NULL, NULL, NULL, count(*) FROM said GROUP BY campaign_no, 3) c"""
 
-# What brings a campaign into another state; ``campaign.evolve`` in SQL.
-_MOVES: Final = {
+MOVES: Final = {
     "CampaignCreated": CampaignState.DRAFT,
     "CampaignSubmitted": CampaignState.SUBMITTED,
     "CampaignApproved": CampaignState.APPROVED,
@@ -115,6 +114,8 @@ _MOVES: Final = {
     "CampaignAborted": CampaignState.ABORTED,
     "CampaignCompleted": CampaignState.COMPLETED,
 }
+"""What brings a campaign into another state; ``campaign.evolve`` in SQL. An approval that is not complete leaves it submitted."""
+
 _CAMPAIGNS: Final = """SELECT c.campaign_no, c.campaign_id, c.name, c.release_id, m.type, m.complete, m.recorded_at, m.position FROM (
     SELECT DISTINCT ON (stream) stream, type, type <> 'CampaignApproved' OR (data->>'complete')::boolean AS complete, recorded_at,
         position
@@ -160,7 +161,7 @@ class SqlArchive:
             kinds, more, places = zip(*((str(k), m, p) for k, m, p in _LEDGER_PLACES), strict=True)
             types, ranks = zip(*((kind, place(0, state)) for kind, state in _STATES.items()), strict=True)
             rows = await conn.fetch(_COUNTS, at, kinds, more, places, types, ranks, timeout=TIMEOUT)
-            moves = await conn.fetch(_CAMPAIGNS, at, list(_MOVES), timeout=TIMEOUT)
+            moves = await conn.fetch(_CAMPAIGNS, at, list(MOVES), timeout=TIMEOUT)
             releases = await _releases(conn, at)
             basis = await _basis(conn, at)
         counts = _ran_counts([row for row in rows if row["kind"] == 0], releases)
@@ -281,7 +282,7 @@ def _ran_counts(shapes: Sequence[asyncpg.Record], releases: _Releases) -> list[R
 
 
 def _campaign(row: asyncpg.Record, states: dict[str, int]) -> CampaignAsOf:
-    state = _MOVES[row["type"]] if row["complete"] else CampaignState.SUBMITTED
+    state = MOVES[row["type"]] if row["complete"] else CampaignState.SUBMITTED
     return CampaignAsOf(
         campaign_id=row["campaign_id"],
         name=row["name"],
