@@ -189,6 +189,7 @@ def operator_services(
     from orchestrator.adapters.sql.as_of import SqlArchive
     from orchestrator.adapters.sql.campaign_history import SqlCampaignHistory
     from orchestrator.adapters.sql.campaigns import SqlCampaignStore
+    from orchestrator.adapters.sql.explain import SqlExplain
     from orchestrator.adapters.sql.fleet import SqlFleet
     from orchestrator.adapters.sql.fleet_stop import SqlFleetControl
     from orchestrator.adapters.sql.idempotency import SqlIdempotency
@@ -201,6 +202,7 @@ def operator_services(
     from orchestrator.app.backtest import Backtests
     from orchestrator.app.campaigns import Campaigns
     from orchestrator.app.devices import Devices
+    from orchestrator.app.explain import Explanations
     from orchestrator.app.fleet import FleetCommands
     from orchestrator.app.keys import ApiKeys
     from orchestrator.app.owners import OwnerWills
@@ -259,6 +261,7 @@ def operator_services(
         queries=SqlQueries(engine),
         backtests=Backtests(SqlCampaignHistory(engine)),
         as_of=AsOf(SqlArchive(engine), facts, now=now_ms),
+        explanations=Explanations(SqlExplain(engine), now_ms),
         fleet=FleetCommands(SqlFleetControl(engine), traceparent=current_traceparent),
         answers=SqlIdempotency(engine, lease_ms=settings.idempotency_lease_ms),
         clock=now_ms,

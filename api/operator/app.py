@@ -19,7 +19,7 @@ from api import health, problems
 from api.auth import ANSWERS, AuthMiddleware
 from api.bodies import BodyMiddleware
 from api.idempotency import IdempotencyMiddleware
-from api.operator import campaigns, devices, fleet, keys, owners, pace, releases, webhooks
+from api.operator import campaigns, devices, fleet, keys, owners, pace, releases, webhooks, why
 from api.operator.limits import KeyLimitMiddleware
 from api.operator.openapi import describe
 from api.operator.services import OperatorServices
@@ -45,7 +45,7 @@ def create_app(services: OperatorServices) -> FastAPI:
     app.state.services = services
     app.openapi = lambda: describe(app)
     problems.install(app)
-    for part in (campaigns, pace, releases, devices, owners, fleet, keys, webhooks):
+    for part in (campaigns, pace, releases, devices, owners, fleet, keys, webhooks, why):
         app.include_router(part.router, prefix=PREFIX)
     app.include_router(health.router(services.readiness, services.metrics))
     settings = services.settings

@@ -14,6 +14,7 @@ from orchestrator.app.as_of import AsOf
 from orchestrator.app.backtest import Backtests
 from orchestrator.app.campaigns import Campaigns
 from orchestrator.app.devices import Devices
+from orchestrator.app.explain import Explanations
 from orchestrator.app.fleet import FleetCommands
 from orchestrator.app.idempotency import Answers
 from orchestrator.app.keys import ApiKeys
@@ -45,6 +46,7 @@ class OperatorServices:
     queries: Queries
     backtests: Backtests
     as_of: AsOf
+    explanations: Explanations
     fleet: FleetCommands
     answers: Answers
     clock: Callable[[], int]

@@ -177,6 +177,8 @@ class GateReading(Struct, frozen=True, kw_only=True):
     """Devices whose next attempt is not due yet, or is still to be decided."""
     withheld: int = 0
     """Devices of the queue that their owners' will or the preconditions keep from being offered; in none of the above."""
+    ripening: int = 0
+    """Devices of the phase that started less than a confirm deadline ago and will count."""
 
 
 class BreakerReading(Struct, frozen=True, kw_only=True):

@@ -201,6 +201,24 @@ def show(cli: Cli, campaign_id: CampaignId) -> None:
     _say_next(cli, campaign)
 
 
+@command(group, "why")
+def why(cli: Cli, campaign_id: CampaignId) -> None:
+    """Say why a campaign does not move: the first condition that holds it, what to do, and what would hold next."""
+    from orchestrator.cli.why_view import campaign
+
+    found = cli.client.why(campaign_id)
+    cli.output.data(found, campaign(found))
+
+
+@command(group, "eta")
+def eta(cli: Cli, campaign_id: CampaignId) -> None:
+    """Say when a campaign will be done, phase by phase: at best, likely, at worst, and what that rests on."""
+    from orchestrator.cli.why_view import eta as shown
+
+    found = cli.client.eta(campaign_id)
+    cli.output.data(found, shown(found["eta"]))
+
+
 @command(group, "list")
 def list_campaigns(
     cli: Cli,

@@ -198,3 +198,19 @@ def _wants(will: Will) -> str | None:
         said.append(f"postponed until {will['postponed_until']}")
     said += [f"agrees to {each['release_id'] or each['campaign_id']}" for each in will["consents"]]
     return ", ".join(said)
+
+
+@command(group, "why")
+def why(
+    cli: Cli,
+    device_id: DeviceId,
+    campaign_id: Annotated[
+        str | None,
+        typer.Option("--campaign", "-c", help="Only in this one, which may also be over.", show_default=False),
+    ] = None,
+) -> None:
+    """Say why a device is not updated, in each campaign that is not over, or why it is no member."""
+    from orchestrator.cli.why_view import device
+
+    found = cli.client.why_device(device_id, campaign_id)
+    cli.output.data(found, device(found))

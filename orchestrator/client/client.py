@@ -162,6 +162,10 @@ class OtaClient:
         path = f"/v1/devices/{_part(device_id)}/will"
         return msgspec.json.decode(self._transport.request("PUT", path, json=will, headers=headers).content)
 
+    def why_device(self, device_id: str, campaign_id: str | None = None) -> m.DeviceWhy:
+        """What holds a device in each campaign that is not over, or in one, or why it is no member."""
+        return self._get(f"/v1/devices/{_part(device_id)}/why", campaign=campaign_id)
+
     # ---- campaigns
 
     def create_campaign(
@@ -179,6 +183,14 @@ class OtaClient:
     def preview(self, campaign_id: str) -> m.Preview:
         """What the plan means in devices and in failures; of a draft, for the fleet as it is now."""
         return self._get(f"/v1/campaigns/{_part(campaign_id)}/preview")
+
+    def why(self, campaign_id: str) -> m.CampaignWhy:
+        """What holds a campaign, first things first."""
+        return self._get(f"/v1/campaigns/{_part(campaign_id)}/why")
+
+    def eta(self, campaign_id: str) -> m.CampaignEta:
+        """When a campaign will be done: at best, likely, at worst."""
+        return self._get(f"/v1/campaigns/{_part(campaign_id)}/eta")
 
     def events(self, campaign_id: str) -> Iterator[m.CampaignEvent]:
         """What was decided about a campaign, the oldest first."""

@@ -735,3 +735,77 @@ class DeviceAsOf(TypedDict):
     ran: Ran
     assignments: list[AssignmentAsOf]
     basis: Basis
+
+
+class Condition(TypedDict):
+    """One thing that holds a campaign, or a device in it."""
+
+    code: str
+    detail: str
+    data: dict[str, Any]
+    remedy: str | None
+    until: str | None
+
+
+class EtaSample(TypedDict):
+    confirmed: int
+    low: int
+    """Milliseconds, as all three."""
+    median: int
+    high: int
+
+
+class PhaseEta(TypedDict):
+    phase: int
+    name: str
+    remaining: int
+    under_way: int
+    low: str
+    likely: str
+    high: str
+    open_ended: list[str]
+
+
+class Eta(TypedDict):
+    none_because: str | None
+    low: str | None
+    likely: str | None
+    high: str | None
+    open_ended: list[str]
+    phases: list[PhaseEta]
+    basis: str
+    sample: EtaSample
+
+
+class CampaignWhy(TypedDict):
+    campaign_id: str
+    state: str
+    phase: int
+    at: str
+    why: Condition
+    further: list[Condition]
+    eta: Eta
+
+
+class CampaignEta(TypedDict):
+    campaign_id: str
+    state: str
+    at: str
+    eta: Eta
+
+
+class Place(TypedDict):
+    """A device in one campaign."""
+
+    campaign_id: str
+    state: str
+    member: bool
+    why: Condition
+    further: list[Condition]
+
+
+class DeviceWhy(TypedDict):
+    device_id: str
+    last_seen_at: str | None
+    at: str
+    campaigns: list[Place]

@@ -70,6 +70,12 @@ def tokens(bucket: Bucket, per_minute: int, now_ms: int) -> int:
     return _refilled(bucket, per_minute, now_ms).credit // _MINUTE_MS
 
 
+def next_token(bucket: Bucket, per_minute: int, now_ms: int) -> int:
+    """When the bucket holds a token (ms): now, if it does."""
+    missing = max(0, _MINUTE_MS - _refilled(bucket, per_minute, now_ms).credit)
+    return now_ms + -(-missing // per_minute)
+
+
 def spend(bucket: Bucket, per_minute: int, now_ms: int, granted: int) -> Bucket:
     """The bucket after ``granted`` devices were offered now.
 

@@ -9,7 +9,7 @@ Not here: what may be in flight (:mod:`orchestrator.domain.budget`) and who is o
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +18,8 @@ import asyncpg
 from orchestrator.adapters.sql.fleet import attribute_names, value_columns
 from orchestrator.domain.budget import BudgetLimits, Place, Usage
 
+_HOLDERS: Final = """SELECT {value} AS value, c.campaign_id, count(*)::bigint AS n FROM device_slot s
+JOIN device USING (device_no) JOIN campaign c ON c.campaign_no = s.campaign_no WHERE {value} = ANY($1::text[]) GROUP BY 1, 2"""
 _IN_FLIGHT: Final = """SELECT {values}, count(*)::bigint AS n FROM device_slot JOIN device USING (device_no)
 GROUP BY {numbers}"""
 
@@ -34,3 +36,12 @@ async def usage(conn: asyncpg.Connection, budget: Sequence[BudgetLimits]) -> Usa
         for number, value in enumerate(row):
             in_flight[number, value] += n
     return Usage(in_flight)
+
+
+async def holders(conn: asyncpg.Connection, label: str, values: Sequence[str]) -> dict[str, dict[str, int]]:
+    """By which campaigns these values of a label are filled: devices in flight by value and campaign id."""
+    (value,) = value_columns([label], 2)
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for row in await conn.fetch(_HOLDERS.format(value=value), list(values), *attribute_names([label])):
+        found[row["value"]][row["campaign_id"]] = row["n"]
+    return found

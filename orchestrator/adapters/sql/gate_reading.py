@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters.sql import breaker, retrying
 from orchestrator.adapters.sql.dispatch import halted_strata
 from orchestrator.adapters.sql.engine import driver
 from orchestrator.adapters.sql.retrying import RETRY_RANK
-from orchestrator.adapters.sql.rules import RulesCache
+from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.app.ports import GateReading
 from orchestrator.domain.assignment import ACTIVE, State
 from orchestrator.domain.running import cut
@@ -21,43 +22,49 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
     """Matured devices are those of buckets that ended at least one confirm deadline of running time before ``now`` (ms)."""
     async with driver(engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
         rules = (await cache.get(conn, [campaign_no]))[campaign_no]
-        halted = await halted_strata(conn, campaign_no)
-        grown = cut(await breaker.pauses(conn, campaign_no), now, rules.confirm_deadline)
-        ripe = grown // rules.bucket  # buckets below this number ended before the cut
-        mature = await conn.fetch(
-            "SELECT m.stratum, m.bucket < $3 AS ripe, sum(m.started)::bigint AS started, sum(m.good)::bigint AS good,"
-            " sum(m.excluded)::bigint AS excluded FROM maturity m JOIN control k"
-            " ON k.campaign_no = m.campaign_no AND k.stratum = -1 AND k.gate_epoch = m.gate_epoch"
-            " WHERE m.campaign_no = $1 AND m.phase = $2 GROUP BY m.stratum, ripe",
-            campaign_no,
-            phase,
-            ripe,
-        )
-        states = await conn.fetch(
-            "SELECT phase, stratum, state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 GROUP BY phase, stratum, state",
-            campaign_no,
-        )
-        offered: Any = await conn.fetchval(
-            "SELECT coalesce(sum(n), 0)::bigint FROM counter"
-            " WHERE campaign_no = $1 AND phase = $2 AND state = $3 AND stratum <> ALL($4::smallint[])",
-            campaign_no,
-            phase,
-            State.OFFERED.value,
-            halted,
-        )
-        queued: Any = await conn.fetchval(
-            "SELECT count(*) FROM (SELECT 1 FROM offer_queue WHERE campaign_no = $1 AND phase = $2"
-            " AND withheld IS NULL AND stratum <> ALL($3::smallint[]) AND (rank < $4 OR not_before <= $5) LIMIT 1000) q",
-            *(campaign_no, phase, halted, RETRY_RANK, now),
-        )
-        held = await conn.fetch(
-            "SELECT stratum, count(*) AS n FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND withheld IS NOT NULL"
-            " AND stratum <> ALL($3::smallint[]) GROUP BY stratum",
-            campaign_no,
-            phase,
-            halted,
-        )
-        waiting, unstarted = await retrying.waiting(conn, campaign_no, phase, halted, now)
+        return await reading_of(conn, rules, phase, now)
+
+
+async def reading_of(conn: asyncpg.Connection, rules: CampaignRules, phase: int, now: int) -> GateReading:
+    """The same within the caller's snapshot."""
+    campaign_no = rules.campaign_no
+    halted = await halted_strata(conn, campaign_no)
+    grown = cut(await breaker.pauses(conn, campaign_no), now, rules.confirm_deadline)
+    ripe = grown // rules.bucket  # buckets below this number ended before the cut
+    mature = await conn.fetch(
+        "SELECT m.stratum, m.bucket < $3 AS ripe, sum(m.started)::bigint AS started, sum(m.good)::bigint AS good,"
+        " sum(m.excluded)::bigint AS excluded FROM maturity m JOIN control k"
+        " ON k.campaign_no = m.campaign_no AND k.stratum = -1 AND k.gate_epoch = m.gate_epoch"
+        " WHERE m.campaign_no = $1 AND m.phase = $2 GROUP BY m.stratum, ripe",
+        campaign_no,
+        phase,
+        ripe,
+    )
+    states = await conn.fetch(
+        "SELECT phase, stratum, state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 GROUP BY phase, stratum, state",
+        campaign_no,
+    )
+    offered: Any = await conn.fetchval(
+        "SELECT coalesce(sum(n), 0)::bigint FROM counter"
+        " WHERE campaign_no = $1 AND phase = $2 AND state = $3 AND stratum <> ALL($4::smallint[])",
+        campaign_no,
+        phase,
+        State.OFFERED.value,
+        halted,
+    )
+    queued: Any = await conn.fetchval(
+        "SELECT count(*) FROM (SELECT 1 FROM offer_queue WHERE campaign_no = $1 AND phase = $2"
+        " AND withheld IS NULL AND stratum <> ALL($3::smallint[]) AND (rank < $4 OR not_before <= $5) LIMIT 1000) q",
+        *(campaign_no, phase, halted, RETRY_RANK, now),
+    )
+    held = await conn.fetch(
+        "SELECT stratum, count(*) AS n FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND withheld IS NOT NULL"
+        " AND stratum <> ALL($3::smallint[]) GROUP BY stratum",
+        campaign_no,
+        phase,
+        halted,
+    )
+    waiting, unstarted = await retrying.waiting(conn, campaign_no, phase, halted, now)
     share = rules.dossier.phases[phase].strata
     stopped = {rules.strata[number] for number in halted}
     # Of a stratum that other campaigns have taken over whole, or that is withheld whole, there is nothing to wait for.
@@ -91,5 +98,6 @@ async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, ph
         confirmed=by_state[State.CONFIRMED.value],
         failed=by_state[State.FAILED.value] + by_state[State.REVERTED.value],
         outstanding=queued + unstarted + offered + ripening,
+        ripening=ripening,
         withheld=sum(withheld.values()),
     )

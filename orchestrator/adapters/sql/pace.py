@@ -28,10 +28,14 @@ class Pace:
     Attributes:
         cap: offers outstanding or started and not yet ended, at most.
         per_minute: offers a minute, at most; None without a limit.
+        promoted: promoted phases that the cap has doubled with.
+        growth: what the open phase has added to it.
     """
 
     cap: int
     per_minute: int | None
+    promoted: int
+    growth: int
 
 
 async def in_force(conn: asyncpg.Connection, rules: CampaignRules, phase: int) -> Pace:
@@ -46,10 +50,13 @@ async def in_force(conn: asyncpg.Connection, rules: CampaignRules, phase: int) -
     growth = 0
     if plan.max_in_flight.add is not None:
         growth = plan.max_in_flight.growth(await _confirmed(conn, rules.campaign_no, opened, campaign["gate_epoch"]))
+    promoted = min(
+        campaign["promoted_since_halt"], opened
+    )  # the open phase's own promotion counts from the next one on
     cap = pacing.in_flight_cap(
         plan.max_in_flight.initial,
         plan.max_in_flight.maximum,
-        min(campaign["promoted_since_halt"], opened),  # the open phase's own promotion counts from the next one on
+        promoted,
         plan.phases[opened].max_in_flight,
         growth=growth,
         setbacks=campaign["setbacks"],
@@ -59,7 +66,8 @@ async def in_force(conn: asyncpg.Connection, rules: CampaignRules, phase: int) -
     if rate is not None:
         planned = rate.now(**await _progress(conn, rules.campaign_no, phase))
         per_minute = pacing.lowest(planned, brake.per_minute)
-    return Pace(cap=pacing.lowest(cap, plan.phases[phase].max_in_flight, brake.max_in_flight), per_minute=per_minute)
+    cap = pacing.lowest(cap, plan.phases[phase].max_in_flight, brake.max_in_flight)
+    return Pace(cap=cap, per_minute=per_minute, promoted=promoted, growth=growth)
 
 
 async def _confirmed(conn: asyncpg.Connection, campaign_no: int, phase: int, gate_epoch: int) -> int:

@@ -38,6 +38,12 @@ def shut(rules: CampaignRules, now: int) -> Shut | None:
     return schedule.outside(now, zones.zone(schedule.timezone, schedule.fallback_timezone))
 
 
+def own(rules: CampaignRules, zone: str | None, now: int) -> Shut | None:
+    """Whether a device in that zone, if it says one, is outside its own windows."""
+    schedule = rules.dossier.plan.schedule
+    return schedule.outside(now, zones.zone(zone, schedule.fallback_timezone)) if schedule.per_device else None
+
+
 async def outside(
     conn: asyncpg.Connection, rules: CampaignRules, device_nos: Collection[int], now: int
 ) -> dict[int, int]:
@@ -51,7 +57,7 @@ async def outside(
     )
     later: dict[int, int] = {}
     for row in rows:
-        found = schedule.outside(now, zones.zone(row["zone"], schedule.fallback_timezone))
+        found = own(rules, row["zone"], now)
         if found is not None:
             later[row["device_no"]] = NEVER if found.until is None else found.until
     return later

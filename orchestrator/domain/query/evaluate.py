@@ -38,10 +38,11 @@ def matches(query: Query, device: Subject) -> bool:
         case Or():
             return any(matches(part, device) for part in query.parts)
         case Comparison():
-            return _compare(query, _field(query.field, device))
+            return _compare(query, field_of(query.field, device))
 
 
-def _field(name: str, device: Subject) -> str | None:
+def field_of(name: str, device: Subject) -> str | None:
+    """What the device has in a selector's field."""
     match name:
         case "device_id":
             return device.device_id
