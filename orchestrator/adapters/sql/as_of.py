@@ -76,7 +76,7 @@ _SAID: Final = f"""said AS MATERIALIZED (
         JOIN unnest($5::text[], $6::int[]) k(type, place) ON k.type = f.type WHERE f.campaign_no IS NOT NULL) records
     GROUP BY campaign_no, device_no)"""
 
-_FACTS: Final = """facts AS (
+_FACTS: Final = """facts AS NOT MATERIALIZED (
     SELECT device_no, campaign_no, attempt, type, recorded_at, version, digest, 2147483647 AS loss, "offset" FROM timeline
     WHERE recorded_at <= $1
     UNION ALL SELECT device_no, campaign_no, attempt, type, recorded_at, version, digest, loss, "offset" FROM fact_archive
