@@ -26,7 +26,7 @@ PAGE: Final = 5_000
 """Tallies read, and judged, at a time."""
 
 TIMEOUT: Final = 300.0
-"""Seconds for one campaign's grouping: a million devices take a few."""
+"""Seconds for one campaign's grouping."""
 
 _TALLIES: Final = """SELECT at, phase, stratum, epoch, sum(started)::bigint AS started, sum(failed)::bigint AS failed FROM (
     SELECT first_started_at AS at, phase, stratum, first_started_epoch AS epoch, count(*) AS started, 0 AS failed FROM assignment
