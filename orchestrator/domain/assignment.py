@@ -57,6 +57,9 @@ ACTIVE: Final = SEEN | {State.UNKNOWN}
 IN_TRIAL: Final = frozenset({State.INSTALLED, State.TRIAL, State.UNKNOWN})
 """The second slot holds, or may hold, the only way back: nothing may be offered, nothing interrupted."""
 
+UNRESOLVED: Final = frozenset({State.EXPIRED, State.SUPERSEDED})
+"""Ends that were decided without the device's word: one that is, or turns out to be, in trial holds its slot until it speaks."""
+
 IMPLIES_START: Final = frozenset(
     {
         State.ACCEPTED,
@@ -114,6 +117,7 @@ class Assignment(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     started_at: int | None = None
     """Of the latest attempt."""
     cancel_requested_at: int | None = None
+    """Of the latest attempt; also when another campaign took its offer over."""
     first_started_at: int | None = None
     first_started_epoch: int | None = None
     failed_at: int | None = None
@@ -263,14 +267,37 @@ def withdrawal(attempt: int, cause: Cause, at: int) -> Observation:
     return Observation(attempt=attempt, state=state, at=at, failure_class=FailureClass.OPERATOR, reason=str(cause))
 
 
+def withdrawn(row: Assignment, attempt: int, cause: Cause, at: int) -> Assignment:
+    """The row after a ``withdraw`` row. An attempt that was taken over has ended for its campaign: its device is asked to stop.
+
+    So a late report that outranks the end shows in the row, and gives no reason for another attempt.
+    """
+    row = observe(row, withdrawal(attempt, cause, at))
+    return cancel_requested(row, attempt, at) if cause is Cause.SUPERSEDED else row
+
+
 def loss(attempt: int, progress: State, at: int) -> Observation:
     """What an ``unknown`` row says: what the device reported after ``progress`` may have been destroyed."""
     return Observation(attempt=attempt, state=State.UNKNOWN, at=at, reason=str(Cause.LOG_LOSS), progress=progress)
 
 
 def holds_slot(row: Assignment) -> bool:
-    """Whether the device must not be offered anything else: in flight, or silent with an unconfirmed image in its slots."""
-    return row.state in ACTIVE or (row.state is State.EXPIRED and row.progress in IN_TRIAL)
+    """Whether the device must not be offered anything else: in flight, or ended unheard with an unconfirmed image in its slots."""
+    return row.state in ACTIVE or (row.state in UNRESOLVED and row.progress in IN_TRIAL)
+
+
+Claim = tuple[bool, int]
+"""How strong a row's claim to its device's slot is: in trial before not, then whichever was offered last. Never equal."""
+
+
+def strength(progress: State, action_id: int) -> Claim:
+    """The claim of a row that holds its device's slot. Of all such rows of a device the strongest has it."""
+    return progress in IN_TRIAL, action_id
+
+
+def claim(row: Assignment) -> Claim | None:
+    """The row's claim to its device's slot; None if it does not hold it. The slot changes hands only when a claim changes."""
+    return strength(row.progress, row.action_id) if holds_slot(row) else None
 
 
 def due(row: Assignment, offer_ttl: int, confirm_deadline: int, pauses: Pauses = ()) -> tuple[str, int] | None:

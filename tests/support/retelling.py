@@ -214,4 +214,5 @@ class History:
 
 
 def holds_slot(row: Mapping[str, Any]) -> bool:
-    return row["state"] in ACTIVE or (row["state"] == "expired" and row["progress"] in {"installed", "trial"})
+    ended_unheard = row["state"] in {"expired", "superseded"}
+    return row["state"] in ACTIVE or (ended_unheard and row["progress"] in {"installed", "trial"})

@@ -29,7 +29,7 @@ from orchestrator.domain.assignment import (
     offered,
     offered_again,
     start,
-    withdrawal,
+    withdrawn,
 )
 from schemas.ledger import Cause, Entry, Kind
 
@@ -144,7 +144,7 @@ def _observed(row: Assignment, entry: Entry) -> Assignment:
         case Kind.EXPIRE:
             return observe(row, expiry(attempt, entry.cause or Cause.OFFER_TTL, entry.at))
         case Kind.WITHDRAW:
-            return observe(row, withdrawal(attempt, entry.cause or Cause.HALTED, entry.at))
+            return withdrawn(row, attempt, entry.cause or Cause.HALTED, entry.at)
         case Kind.CANCEL:
             return cancel_requested(row, attempt, entry.at)
         case Kind.UNKNOWN:

@@ -18,7 +18,19 @@ import msgspec
 from msgspec.structs import astuple
 
 from orchestrator.adapters.sql.rules import CampaignRules
-from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, contributions, holds_slot, maturity, shape
+from orchestrator.domain.assignment import (
+    ACTIVE,
+    IN_TRIAL,
+    UNRESOLVED,
+    Assignment,
+    Claim,
+    State,
+    claim,
+    contributions,
+    maturity,
+    shape,
+    strength,
+)
 from orchestrator.domain.delivery import delivery
 
 Key = tuple[int, int]
@@ -85,12 +97,18 @@ DO UPDATE SET started = t.started + excluded.started, good = t.good + excluded.g
 _DELIVERY = """INSERT INTO delivery AS t (campaign_no, bucket, outcome, shard, n)
 SELECT c, b, o, $4, n FROM unnest($1::int[], $2::bigint[], $3::text[], $5::bigint[]) u(c, b, o, n)
 ON CONFLICT (campaign_no, bucket, outcome, shard) DO UPDATE SET n = t.n + excluded.n"""
-ACTIVE_STATES = sorted(ACTIVE)
-IN_TRIAL_STATES = sorted(IN_TRIAL)
-# What ``holds_slot`` says of a row.
-_HOLDERS = """SELECT a.device_no, a.campaign_no, a.attempt, a.progress = ANY($3::text[]) AS in_trial, a.action_id
-FROM unnest($1::int[]) u(d) JOIN assignment a ON a.device_no = u.d
-WHERE a.state = ANY($2::text[]) OR (a.state = 'expired' AND a.progress = ANY($3::text[]))
+
+
+def _texts(states: Iterable[State]) -> str:
+    return ", ".join(f"'{state}'" for state in sorted(states))
+
+
+HOLDS: Final = f"""(a.state IN ({_texts(ACTIVE)})
+    OR (a.state IN ({_texts(UNRESOLVED)}) AND a.progress IN ({_texts(IN_TRIAL)})))"""
+"""What ``holds_slot`` says of a row ``a``; a test compares the two."""
+
+_HOLDERS = f"""SELECT a.device_no, a.campaign_no, a.attempt, a.progress, a.action_id
+FROM unnest($1::int[]) u(d) JOIN assignment a ON a.device_no = u.d WHERE {HOLDS}
 ORDER BY a.device_no, a.campaign_no FOR UPDATE OF a"""
 _FREE = "DELETE FROM device_slot WHERE device_no = ANY($1::int[])"
 # A slot that is there for a row that this statement cannot see belongs to an offer that was committed meanwhile, and stays.
@@ -99,6 +117,8 @@ SELECT * FROM unnest($1::int[], $2::int[], $3::smallint[]) ON CONFLICT (device_n
 DO UPDATE SET campaign_no = excluded.campaign_no, attempt = excluded.attempt
 WHERE (s.campaign_no, s.attempt) <> (excluded.campaign_no, excluded.attempt) AND EXISTS (SELECT FROM assignment a
     WHERE a.device_no = s.device_no AND a.campaign_no = s.campaign_no AND a.attempt >= s.attempt)"""
+_OTHERS = """SELECT u.d FROM unnest($1::int[], $2::int[]) u(d, c) LEFT JOIN device_slot s ON s.device_no = u.d
+WHERE s.campaign_no IS DISTINCT FROM u.c"""
 _DUE = """INSERT INTO due_queue (due_at, campaign_no, device_no, attempt, what)
 SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::smallint[], $5::text[]) ON CONFLICT DO NOTHING"""
 
@@ -139,6 +159,8 @@ class Changes:
         self._updated: dict[Key, tuple[Assignment, Assignment]] = {}
         self._settle: set[int] = set()
         """Devices whose slot may change hands."""
+        self._raised: set[Key] = set()
+        """Rows that hold and claim more than they did: their device's slot changes hands if it is another one's."""
         self._shapes: dict[tuple[int, tuple[Any, ...], tuple[int, str] | None], list[Any]] = {}
 
     def add(self, old: Assignment | None, new: Assignment) -> None:
@@ -152,8 +174,12 @@ class Changes:
             self._updated[key] = (self._updated[key][0] if key in self._updated else old, new)
         if old is not None:
             # One that was written off as silent may say that it is in trial, and hold its slot again.
-            if holds_slot(old) != holds_slot(new) or old.attempt != new.attempt:
-                self._settle.add(new.device_no)
+            before, after = claim(old), claim(new)
+            if before != after:
+                if _is_raised(before, after):
+                    self._raised.add(key)
+                else:
+                    self._settle.add(new.device_no)
             self._count(old, -1)
         self._count(new, 1)
 
@@ -175,7 +201,7 @@ class Changes:
             fields, text = _update(changed)
             columns = list(zip(*values, strict=True))
             await conn.execute(text, *(columns[i] for i in fields))
-        await settle_slots(conn, self._settle)
+        await settle_slots(conn, self._settle | await _held_by_others(conn, self._raised))
         await self._write_counters(conn)
 
     async def _write_counters(self, conn: asyncpg.Connection) -> None:
@@ -215,26 +241,47 @@ class Changes:
             await conn.execute(_DELIVERY, c, b, o, self._shard, n)
 
 
+def _is_raised(before: Claim | None, after: Claim | None) -> bool:
+    """Whether the same attempt holds on and claims more: every device that installs does, and has had its slot almost always."""
+    return before is not None and after is not None and before < after and before[1] == after[1]
+
+
+async def _held_by_others(conn: asyncpg.Connection, keys: Iterable[Key]) -> set[int]:
+    """Devices whose slot is not that of the campaign they are named with."""
+    ordered = sorted(keys)
+    return {row["d"] for row in await conn.fetch(_OTHERS, *_columns(ordered))} if ordered else set()
+
+
 async def settle_slots(conn: asyncpg.Connection, devices: Iterable[int]) -> None:
     """Give each of these devices' slots to the row that holds it, or free it.
 
-    Two rows may hold: one campaign wrote the device off as silent, the next got it, and then it says that it is in trial of the first.
-    The one in trial has the slot, so what the other offers is hidden; else the one that was offered last. It stays taken until both
-    are over. Rows of other campaigns are locked out of order here; such a deadlock is retried.
+    Two rows may hold: one campaign wrote the device off as silent, or gave it up to another, the next got it, and then it says that it
+    is in trial of the first. The one in trial has the slot, so what the other offers is hidden; else the one that was offered last. It
+    stays taken until both are over. Rows of other campaigns are locked out of order here; such a deadlock is retried.
     """
+    left = await _settle(conn, devices)
+    # An offer may have been committed while its slot was waited for: now its row is seen, and locked.
+    await _settle(conn, left)
+
+
+async def _settle(conn: asyncpg.Connection, devices: Iterable[int]) -> set[int]:
+    """One look at the rows; the devices whose slot is that of a row which it did not see."""
     ordered = sorted(devices)
     if not ordered:
-        return
-    owners: dict[int, asyncpg.Record] = {}
-    for row in await conn.fetch(_HOLDERS, ordered, ACTIVE_STATES, IN_TRIAL_STATES):
-        known = owners.get(row["device_no"])
-        if known is None or (known["in_trial"], known["action_id"]) < (row["in_trial"], row["action_id"]):
-            owners[row["device_no"]] = row
+        return set()
+    owners: dict[int, tuple[Claim, asyncpg.Record]] = {}
+    for row in await conn.fetch(_HOLDERS, ordered):
+        claims, known = strength(State(row["progress"]), row["action_id"]), owners.get(row["device_no"])
+        if known is None or known[0] < claims:
+            owners[row["device_no"]] = claims, row
     free = [device for device in ordered if device not in owners]
     if free:
         await conn.execute(_FREE, free)
-    if owners:
-        await conn.execute(_HOLD, *_columns([owners[device][:3] for device in sorted(owners)]))
+    if not owners:
+        return set()
+    held = [owners[device][1] for device in sorted(owners)]
+    await conn.execute(_HOLD, *_columns([row[:3] for row in held]))
+    return await _held_by_others(conn, [(row["device_no"], row["campaign_no"]) for row in held])
 
 
 def _by_change(

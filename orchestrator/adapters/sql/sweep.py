@@ -32,7 +32,7 @@ from orchestrator.domain.assignment import (
     expiry,
     observe,
     overdue,
-    withdrawal,
+    withdrawn,
 )
 from orchestrator.domain.campaign import LIVE, TERMINAL, CampaignState
 from orchestrator.domain.retry import Retry, again
@@ -194,7 +194,7 @@ def _later(rules: CampaignRules, row: Assignment, pauses: Pauses) -> Iterator[tu
 def _stop(work: _Work, rules: CampaignRules, row: Assignment, state: str, now: int, *, alone: bool) -> None:
     cause = Cause.ABORTED if state == CampaignState.ABORTED else Cause.HALTED
     if row.state is State.OFFERED or (row.state is State.UNKNOWN and row.started_at is None):
-        work.changes.add(row, observe(row, withdrawal(row.attempt, cause, now)))
+        work.changes.add(row, withdrawn(row, row.attempt, cause, now))
         work.entries[Kind.WITHDRAW, cause, row.attempt].append(row.device_no)
         if (
             cause is Cause.HALTED and not alone

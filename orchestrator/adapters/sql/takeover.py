@@ -14,17 +14,16 @@ import asyncpg
 
 from orchestrator.adapters.sql import rows
 from orchestrator.adapters.sql.rules import CampaignRules
-from orchestrator.domain.assignment import Assignment, observe, withdrawal
+from orchestrator.domain.assignment import Assignment, withdrawn
 from orchestrator.domain.conflict import may_take_over
 from schemas.ledger import Cause, Entry, Kind
 
 # A device that has answered, though the answer is not projected yet, is no longer waiting. One with a second row that holds it (in
 # trial of a campaign that wrote it off) is nobody's to take.
-_TAKEABLE = """SELECT s.device_no FROM unnest($1::int[], $2::int[], $3::bigint[]) u(d, c, action)
+_TAKEABLE = f"""SELECT s.device_no FROM unnest($1::int[], $2::int[], $3::bigint[]) u(d, c, action)
 JOIN device_slot s ON s.device_no = u.d AND s.campaign_no = u.c
 WHERE NOT EXISTS (SELECT FROM report_overlay o WHERE o.device_no = u.d AND o.action_id = u.action)
-AND NOT EXISTS (SELECT FROM assignment a WHERE a.device_no = u.d AND a.campaign_no <> u.c
-    AND (a.state = ANY($4::text[]) OR (a.state = 'expired' AND a.progress = ANY($5::text[]))))"""
+AND NOT EXISTS (SELECT FROM assignment a WHERE a.device_no = u.d AND a.campaign_no <> u.c AND {rows.HOLDS})"""
 
 
 async def takeable(
@@ -47,8 +46,6 @@ async def takeable(
         [row.device_no for row in waiting],
         [row.campaign_no for row in waiting],
         [row.action_id for row in waiting],
-        rows.ACTIVE_STATES,
-        rows.IN_TRIAL_STATES,
     )
     free = {row["device_no"] for row in found}
     return {row.device_no: row for row in waiting if row.device_no in free}
@@ -58,7 +55,7 @@ def withdraw(changes: rows.Changes, taken: Mapping[int, Assignment], now: int) -
     """End these assignments; their ledger rows, without the version of control."""
     entries: dict[tuple[int, int], list[int]] = defaultdict(list)
     for device, row in sorted(taken.items()):
-        changes.add(row, observe(row, withdrawal(row.attempt, Cause.SUPERSEDED, now)))
+        changes.add(row, withdrawn(row, row.attempt, Cause.SUPERSEDED, now))
         entries[row.campaign_no, row.attempt].append(device)
     return [
         Entry(

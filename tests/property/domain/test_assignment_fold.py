@@ -52,7 +52,9 @@ decisions = st.one_of(
         TIMES,
     ),
     st.builds(loss, st.sampled_from(ATTEMPTS), st.sampled_from(sorted(SEEN)), TIMES),
-    st.builds(withdrawal, st.sampled_from(ATTEMPTS), st.sampled_from([Cause.HALTED, Cause.ABORTED]), TIMES),
+    st.builds(
+        withdrawal, st.sampled_from(ATTEMPTS), st.sampled_from([Cause.HALTED, Cause.ABORTED, Cause.SUPERSEDED]), TIMES
+    ),
 )
 cancels = st.tuples(st.just("cancel"), st.sampled_from(ATTEMPTS), TIMES)
 records = st.lists(st.one_of(reports, decisions, cancels), max_size=12)
@@ -133,7 +135,7 @@ def test_the_state_of_an_attempt_only_rises(items, more):
 @given(records)
 def test_a_slot_is_held_exactly_in_flight_or_in_an_unresolved_trial(items):
     row = fold(items)
-    unresolved = row.state is State.EXPIRED and row.progress in IN_TRIAL
+    unresolved = row.state in {State.EXPIRED, State.SUPERSEDED} and row.progress in IN_TRIAL
     assert holds_slot(row) == (row.state in ACTIVE or unresolved)
 
 

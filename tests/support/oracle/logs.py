@@ -90,6 +90,8 @@ def _decision(case: Case, row: Mapping[str, Any], index: int, key: Key, ended: s
             ended.add((key, attempt))
             state = "superseded" if row["cause"] == "superseded" else "cancelled"
             history.said.append(Said(attempt, state, row["at"], "operator", row["cause"]))
+            if state == "superseded":
+                history.cancels.append((attempt, row["at"]))
         case "cancel":
             history.cancels.append((attempt, row["at"]))
         case _:
