@@ -253,8 +253,9 @@ class World:
 
     async def project(self) -> Applied:
         """Apply everything that has not been applied."""
+        ends = {p: len(records) for p, records in self.log.items()}  # more may be said meanwhile
         applied = await self.projection.apply(self.unread())
-        self._applied = {p: len(records) for p, records in self.log.items()}
+        self._applied = ends
         return applied
 
     async def recount(self) -> None:
