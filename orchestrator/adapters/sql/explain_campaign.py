@@ -35,8 +35,10 @@ from orchestrator.domain.running import FOREVER
 DEADLINES: Final = 20_000
 """Deadlines of all campaigns among which the oldest one of this is looked for; beyond them it is left unsaid."""
 
-OLDEST: Final = 100
-"""The next deadlines that are looked at: one of an offer that has been started is over later than it says."""
+OLDEST: Final = 2_000
+"""Devices in flight that are looked at for the oldest one: all of them if they are no more, the next deadlines otherwise."""
+
+_ROW: Final = ", ".join(f"a.{name}" for name in Assignment.__struct_fields__)
 
 _LINE: Final = f"""SELECT device_no, rank, not_before FROM offer_queue
 WHERE campaign_no = $1 AND phase <= $2 AND stratum <> ALL($3::smallint[]) AND withheld IS NULL
@@ -58,10 +60,15 @@ WHERE q.campaign_no <> $2 AND c.state = 'running' AND q.phase <= c.phase AND q.n
 AND coalesce((c.plan ->> 'priority')::int, {DEFAULT_PRIORITY}) > $3 GROUP BY 1"""
 _UNDER_WAY: Final = """SELECT state, sum(n)::bigint AS n FROM counter WHERE campaign_no = $1 AND state = ANY($2::text[])
 GROUP BY state HAVING sum(n) <> 0"""
-_NEXT: Final = f"""SELECT i.device_id, {", ".join(f"a.{name}" for name in Assignment.__struct_fields__)}
-FROM (SELECT * FROM due_queue WHERE due_at > {AT_ONCE} ORDER BY due_at LIMIT {DEADLINES}) q
-JOIN assignment a USING (device_no, campaign_no, attempt) JOIN device_identity i USING (device_no)
-WHERE q.campaign_no = $1 AND a.state = ANY($2::text[]) ORDER BY q.due_at LIMIT {OLDEST}"""
+# Materialized, so that no plan reads more of the assignments than these. A device that has ended leaves its deadline behind.
+_NEXT: Final = f"""WITH near AS MATERIALIZED (SELECT device_no, attempt FROM
+    (SELECT * FROM due_queue WHERE due_at > {AT_ONCE} ORDER BY due_at LIMIT {DEADLINES}) q
+    WHERE campaign_no = $1 ORDER BY due_at LIMIT {OLDEST})
+SELECT i.device_id, {_ROW} FROM near JOIN assignment a ON a.device_no = near.device_no AND a.campaign_no = $1
+AND a.attempt = near.attempt JOIN device_identity i ON i.device_no = near.device_no WHERE a.state = ANY($2::text[])"""
+_ALL: Final = f"""WITH near AS MATERIALIZED (SELECT device_no FROM device_slot WHERE campaign_no = $1 LIMIT {OLDEST})
+SELECT i.device_id, {_ROW} FROM near JOIN assignment a ON a.device_no = near.device_no AND a.campaign_no = $1
+JOIN device_identity i ON i.device_no = near.device_no WHERE a.state = ANY($2::text[])"""
 
 _STATES: Final = [state.value for state in State if state in ACTIVE]
 """In flight, in the order of their ranks."""
@@ -100,7 +107,7 @@ async def read_campaign(conn: asyncpg.Connection, cache: RulesCache, campaign_id
             outstanding=reading.outstanding,
         ),
         under_way=under_way,
-        oldest=await _oldest(conn, rules, campaign),
+        oldest=await _oldest(conn, rules, campaign, sum(under_way.values())),
         waits_until=_waits_until(rules, campaign),
     )
     return CampaignReading(view=view, eta=await read_eta(conn, rules, view, reading))
@@ -205,10 +212,12 @@ async def _full(
     return tuple(sorted(places, key=lambda place: (-place.waiting, place.label, place.value))), len(admission.admitted)
 
 
-async def _oldest(conn: asyncpg.Connection, rules: CampaignRules, campaign: Campaign) -> Oldest | None:
+async def _oldest(conn: asyncpg.Connection, rules: CampaignRules, campaign: Campaign, in_flight: int) -> Oldest | None:
     """The device whose time is over first; None while time stands still."""
+    if not in_flight:
+        return None
     pauses = await breaker.pauses(conn, campaign.campaign_no)
-    found = await conn.fetch(_NEXT, campaign.campaign_no, _STATES)
+    found = await conn.fetch(_ALL if in_flight < OLDEST else _NEXT, campaign.campaign_no, _STATES)
     parsed = rows.parse(list(record)[1:] for record in found)
     ends = [
         Oldest(device_id=record["device_id"], state=str(row.state), due_at=what[1])

@@ -52,7 +52,7 @@ _SLOT: Final = f"""SELECT c.campaign_id, {", ".join(f"a.{name}" for name in Assi
 FROM device_slot s JOIN campaign c USING (campaign_no) JOIN assignment a ON a.device_no = s.device_no
 AND a.campaign_no = s.campaign_no WHERE s.device_no = $1"""
 _ENROLLED: Final = """SELECT phase FROM decision_ledger
-WHERE campaign_no = $1 AND kind = 'enrol' AND $2 = ANY(device_nos) LIMIT 1"""
+WHERE campaign_no = $1 AND kind = 'enrol' AND $2 = ANY(device_nos) ORDER BY position LIMIT 1"""
 _HALTED: Final = "SELECT 1 FROM control WHERE campaign_no = $1 AND stratum = $2 AND state = 'halted'"
 _STOPPED: Final = "SELECT 1 FROM control WHERE campaign_no = 0 AND state = 'stopped'"
 
