@@ -61,6 +61,31 @@ class CohortEnrolled(_Event, frozen=True, kw_only=True):
     ledger_position: int
 
 
+class JoinCut(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the fleet had been looked at."""
+
+    events: int
+    """Position of the last event whose registrations were."""
+    facts: dict[str, int]
+    """Partition of the device events to the offset of the next fact."""
+
+
+class MembersJoined(_Event, frozen=True, kw_only=True):
+    """Devices joined a campaign with continuous membership while it runs; the ledger says which."""
+
+    members: int
+    holdback: int
+    strata: dict[str, int]
+    """Late members by stratum key, holdback included; strata without any are left out."""
+    phases: list[int]
+    """Late members per phase, in order."""
+    refused: dict[str, int]
+    """Devices that match and may not join, so far, by reason."""
+    cut: JoinCut
+    at: int
+    ledger_position: int
+
+
 class PhaseOpened(_Event, frozen=True, kw_only=True):
     phase: int
     name: str
@@ -384,6 +409,7 @@ CampaignEvent = (
     | CampaignApproved
     | CampaignLaunched
     | CohortEnrolled
+    | MembersJoined
     | PhaseOpened
     | SoakStarted
     | SoakEnded

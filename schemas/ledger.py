@@ -11,7 +11,8 @@ class Kind(StrEnum):
     """What a ledger row decides."""
 
     ENROL = "enrol"
-    """Freezes members: ``phase`` (-1 = holdback) and ``stratum`` of the row hold for all its devices, in queue order."""
+    """Freezes members: ``phase`` (-1 = holdback) and ``stratum`` of the row hold for all its devices, in queue order. With the cause
+    ``joined`` they came late, in order of their numbers."""
     OFFER = "offer"
     """Assigns attempt ``attempt``; device i's action id is ``action_base + i``."""
     START = "start"
@@ -43,6 +44,8 @@ class Cause(StrEnum):
     ABORTED = "aborted"
     SUPERSEDED = "superseded"
     """The device was taken over by a campaign of higher priority, whose offer follows in the same transaction."""
+    JOINED = "joined"
+    """Of an enrol row: these devices joined while the campaign ran."""
     LOG_LOSS = "log_loss"
     """What the device reported may have been destroyed: nobody is to blame for its silence."""
     REJECTED = "rejected"

@@ -567,6 +567,8 @@ class Enrolment(_Output):
     holdback: int
     strata: dict[str, int]
     phases: list[int]
+    joined: int = Field(description="Members that joined while the campaign runs, among them.")
+    refused: dict[str, int] = Field(description="Devices that match and may not join, by reason.")
 
 
 class RemediationDraft(_Output):
@@ -736,6 +738,35 @@ class RevisionPreview(_Output):
     phases: list[PhasePreview]
 
 
+class UntriedStratum(_Output):
+    stratum: str
+    devices: int
+    first_phase: str | None = Field(description="The first phase with a device of it; null if all of it is held back.")
+
+
+class UnjudgedStratum(_Output):
+    rule: str
+    stratum: str
+    devices: int
+
+
+class Conflict(_Output):
+    campaign_id: str
+    name: str
+    state: str
+    in_flight: int
+    waiting: int = Field(description="In the other campaign's queue.")
+    samples: list[str]
+
+
+class NotApplicable(_Output):
+    reason: str
+    detail: str | None
+    devices: int
+    enrolled: bool = Field(description="True: members all the same. False: left out, and in no denominator.")
+    samples: list[str]
+
+
 class Preview(_Output):
     digest: str | None
     frozen: bool
@@ -753,6 +784,12 @@ class Preview(_Output):
     revision: RevisionPreview | None = Field(description="What the revision that waits for approval would mean.")
     withheld: dict[str, int] = Field(
         description="Devices of the cohort that owners' wills or preconditions withhold now, by reason; before the launch."
+    )
+    untried: list[UntriedStratum] = Field(description="Strata without a device in the first phase.")
+    unjudged: list[UnjudgedStratum] = Field(description="Strata too small for a rule over strata ever to halt them.")
+    conflicts: list[Conflict] = Field(description="Other campaigns that devices of the cohort are in now.")
+    not_applicable: list[NotApplicable] = Field(
+        description="Devices asked for that the campaign leaves out or will hardly reach, as the fleet is now."
     )
 
 

@@ -9,12 +9,13 @@ Not here: who may do it (scopes belong to the API; the four-eyes rule to the dom
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from orchestrator.app.inspection import NOTHING_FOUND, Conflict, Inspection, Inspector, NotApplicable
 from orchestrator.app.ports import CampaignStore, Executed, Meta, Standing
 from orchestrator.app.registry import NewId, Release, ReleaseNotFoundError, Traceparent, untraced
 from orchestrator.domain import campaign as c
@@ -22,6 +23,7 @@ from orchestrator.domain.blast import phase_bounds
 from orchestrator.domain.boundary import f_star
 from orchestrator.domain.breaker import failures_that_reopen
 from orchestrator.domain.budget import BudgetLimits
+from orchestrator.domain.coverage import coverage
 from orchestrator.domain.dossier import Dossier, dossier_digest, freeze, validate_against
 from orchestrator.domain.exposure import HOUR_MS, events_to_halt
 from orchestrator.domain.halt_rule import HaltTable
@@ -30,7 +32,7 @@ from orchestrator.domain.plan import Plan, parse_plan
 from orchestrator.domain.plan_fields import PlanError, Problem
 from orchestrator.domain.retry import Outcome
 from orchestrator.domain.revision import PaceChange, pace_changes
-from orchestrator.domain.selection import models
+from orchestrator.domain.selection import Target, models
 from orchestrator.domain.versus import failures_to_halt
 from orchestrator.errors import InvalidInputError, NotFoundError
 from schemas.campaign_events import CampaignCreated, CampaignHalted
@@ -63,25 +65,25 @@ class Counted(Struct, frozen=True, kw_only=True):
 
     strata: dict[str, int]
     """Devices by stratum."""
+    named: dict[int, dict[str, int]] = {}
+    """Those of them that phases take by name, by phase and stratum."""
     at: int
     """Time of the last event in that snapshot, ms: whatever was registered later was not counted."""
     budget: tuple[dict[str, int], ...] = ()
     """Devices of the whole fleet by value, for each label of the plan's budget."""
 
 
-class Cohorts(Protocol):
+class Cohorts(Inspector, Protocol):
     """The fleet, as a plan divides it."""
 
-    async def count(self, plan: Plan, hardware_models: Collection[str]) -> Counted:
-        """The devices of the cohort, holdback included: what ``selection.select`` gives over these models, counted.
+    async def count(self, plan: Plan, target: Target) -> Counted:
+        """The devices of the cohort, holdback included: what ``selection.select`` gives over the fleet, counted.
 
         Beside them the whole fleet by ``budget.value_of`` each label of the plan's budget.
         """
         ...
 
-    async def withheld(
-        self, plan: Plan, hardware_models: Collection[str], *, release_id: str, campaign_id: str
-    ) -> dict[str, int]:
+    async def withheld(self, plan: Plan, target: Target, *, release_id: str, campaign_id: str) -> dict[str, int]:
         """Devices of the cohort that ``owner.withheld`` keeps from the campaign now, counted by reason."""
         ...
 
@@ -218,6 +220,23 @@ class RemediationPreview(Struct, frozen=True, kw_only=True):
     """Only those whose release before was this one."""
 
 
+class UntriedStratum(Struct, frozen=True, kw_only=True):
+    """A stratum without a device in the first phase."""
+
+    stratum: str
+    devices: int
+    first_phase: str | None
+    """None if all of it is held back."""
+
+
+class UnjudgedStratum(Struct, frozen=True, kw_only=True):
+    """A stratum that a rule over strata could not halt if its last device failed."""
+
+    rule: str
+    stratum: str
+    devices: int
+
+
 class Preview(Struct, frozen=True, kw_only=True):
     """What a plan means for the fleet: as approved, or, for a draft, as it would be submitted now."""
 
@@ -240,6 +259,11 @@ class Preview(Struct, frozen=True, kw_only=True):
     revision: RevisionPreview | None = None
     withheld: dict[str, int] = {}
     """Devices of the cohort that their owners' will or the preconditions withhold now, by reason; empty once it is launched."""
+    untried: list[UntriedStratum] = []
+    unjudged: list[UnjudgedStratum] = []
+    conflicts: list[Conflict] = []
+    """Of the fleet as it is now, like ``not_applicable``; both are empty once the campaign is launched."""
+    not_applicable: list[NotApplicable] = []
 
 
 _HOURS: Final = (10, 100, 1_000, 10_000, 100_000)
@@ -252,8 +276,9 @@ SHOWN_VALUES: Final = 5
 """Values of a budget's label that a preview shows from either end: there may be thousands."""
 
 
-def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
-    """The dossier without its long tables."""
+def summarize(dossier: Dossier, *, digest: str, frozen: bool, found: Inspection = NOTHING_FOUND) -> Preview:
+    """The dossier without its long tables, with what it leaves in the dark."""
+    dark = coverage(dossier)
     phases = [
         PhasePreview(
             name=share.name,
@@ -284,6 +309,17 @@ def summarize(dossier: Dossier, *, digest: str, frozen: bool) -> Preview:
         health=[_health(gate, dossier) for gate in dossier.health],
         remediation=_remediation(dossier.plan),
         problems=[],
+        untried=[
+            UntriedStratum(stratum=key, devices=dossier.strata[key], first_phase=first)
+            for key, first in dark.untried.items()
+        ],
+        unjudged=[
+            UnjudgedStratum(rule=rule, stratum=key, devices=dossier.strata[key])
+            for rule, keys in dark.unjudged.items()
+            for key in keys
+        ],
+        conflicts=found.conflicts,
+        not_applicable=found.not_applicable,
     )
 
 
@@ -609,19 +645,26 @@ class Campaigns:
         plan = parse_plan(campaign.plan)
         release = await self._releases.release(campaign.release_id)
         withheld = await self._cohorts.withheld(
-            plan, models(plan, release.artifacts), release_id=release.release_id, campaign_id=campaign_id
+            plan,
+            Target(release.version, release.artifacts),
+            release_id=release.release_id,
+            campaign_id=campaign_id,
         )
         return replace(found, withheld=withheld)
 
     async def _preview(self, campaign: c.Campaign) -> Preview:
         if campaign.digest is not None:
             dossier = Dossier.model_validate(campaign.dossier)
-            return replace(summarize(dossier, digest=campaign.digest, frozen=True), revision=_revision(campaign))
+            before_launch = campaign.state in {c.CampaignState.SUBMITTED, c.CampaignState.APPROVED}
+            found = await self._inspect(campaign, dossier.plan) if before_launch else NOTHING_FOUND
+            return replace(
+                summarize(dossier, digest=campaign.digest, frozen=True, found=found), revision=_revision(campaign)
+            )
         plan = parse_plan(campaign.plan)
-        counted, resolved = await self._resolve(plan)
+        (counted, resolved), found = await asyncio.gather(self._resolve(plan), self._inspect(campaign, plan))
         strata = counted.strata
         if isinstance(resolved, Dossier):
-            return summarize(resolved, digest=dossier_digest(resolved), frozen=False)
+            return summarize(resolved, digest=dossier_digest(resolved), frozen=False, found=found)
         return Preview(
             digest=None,
             frozen=False,
@@ -636,21 +679,36 @@ class Campaigns:
             health=[],
             remediation=_remediation(plan),
             problems=resolved,
+            conflicts=found.conflicts,
+            not_applicable=found.not_applicable,
         )
+
+    async def _inspect(self, campaign: c.Campaign, plan: Plan) -> Inspection:
+        release = await self._releases.release(plan.release)
+        target = Target(release.version, release.artifacts)
+        return await self._cohorts.inspect(plan, target, campaign.campaign_no)
 
     async def _resolve(self, plan: Plan) -> tuple[Counted, Dossier | list[Problem]]:
         """The cohort, counted, and the plan's dossier for the fleet as it is now, or what keeps it from having one."""
         release = await self._releases.release(plan.release)
-        counted = await self._cohorts.count(plan, models(plan, release.artifacts))
-        strata = counted.strata
+        counted = await self._cohorts.count(plan, Target(release.version, release.artifacts))
         problems = validate_against(
-            plan, strata_sizes=strata, release_models=list(release.artifacts), budget=counted.budget
+            plan,
+            strata_sizes=counted.strata,
+            named=counted.named,
+            release_models=list(release.artifacts),
+            budget=counted.budget,
         )
         if problems:
             return counted, problems
         # A million devices take about a second per rule: not on the event loop.
         return counted, await asyncio.to_thread(
-            freeze, plan, strata_sizes=strata, release_digest=release.digest, budget=counted.budget
+            freeze,
+            plan,
+            strata_sizes=counted.strata,
+            named=counted.named,
+            release_digest=release.digest,
+            budget=counted.budget,
         )
 
     def _meta(self, actor: str, reason: str | None = None) -> Meta:

@@ -114,6 +114,7 @@ class Member(Struct, frozen=True):
     hardware_model: str
     attributes: dict[str, str]
     version: str | None = None
+    digest: str | None = None
 
 
 class Fleet(Protocol):
@@ -168,7 +169,7 @@ class GateReading(Struct, frozen=True, kw_only=True):
     """Matured devices by stratum key, zero for strata that the phase has devices of and none matured."""
     in_flight: int
     queued: int
-    """Devices that wait for their first offer, or for a further one that is due."""
+    """Devices that wait for their first offer, or for a further one that is due; late members apart."""
     confirmed: int
     failed: int
     outstanding: int = 0
@@ -179,6 +180,8 @@ class GateReading(Struct, frozen=True, kw_only=True):
     """Devices of the queue that their owners' will or the preconditions keep from being offered; in none of the above."""
     ripening: int = 0
     """Devices of the phase that started less than a confirm deadline ago and will count."""
+    late: int = 0
+    """Late members that wait in the phase's queue: the gate does not wait for them, the end of the campaign does."""
 
 
 class BreakerReading(Struct, frozen=True, kw_only=True):
@@ -219,6 +222,10 @@ class Decisions(Protocol):
 
     async def close_withheld(self, campaign_id: str, now: int) -> dict[str, int]:
         """Take what is withheld out of the queues of a running campaign, in the ledger too; all that ever was, by reason."""
+        ...
+
+    async def join(self, campaign_id: str, now: int) -> int:
+        """Take late members into a campaign with continuous membership, if a look at the fleet is due; how many joined."""
         ...
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:

@@ -258,7 +258,7 @@ class CampaignProcess:
         return done
 
     async def sweep(self, campaign_id: str, now: int) -> Tended:
-        """Judge health, look after the breaker, end what is due; health and silence only as far as facts have been heard."""
+        """Judge health, look after the breaker, end what is due, both only as far as facts were heard; let late members in."""
         heard = await self._facts.until(now)
         # Before the sweep, which withdraws offers in the same look if this halts.
         await self._decisions.judge_health(campaign_id, heard)
@@ -266,6 +266,8 @@ class CampaignProcess:
         await self._breakers.look(campaign_id, now, heard)
         swept = await self._decisions.sweep(campaign_id, now, heard)
         settled = False
+        if swept.state == c.CampaignState.RUNNING:
+            await self._decisions.join(campaign_id, now)
         if swept.state in c.TERMINAL:
             settled = not (await self._decisions.read_gate(campaign_id, 0, now)).in_flight
         return Tended(state=swept.state, settled=settled, swept=swept)
@@ -391,10 +393,10 @@ class CampaignProcess:
         last = phase == len(campaign.phases) - 1
         if campaign.phases[phase].get("promote") and not last:
             return ""
-        queued, waiting = reading.queued, reading.waiting
+        queued, waiting = reading.queued + (reading.late if last else 0), reading.waiting
         for earlier in range(phase) if last else ():
             before = await self._decisions.read_gate(campaign.campaign_id, earlier, now)
-            queued, waiting = queued + before.queued, waiting + before.waiting
+            queued, waiting = queued + before.queued + before.late, waiting + before.waiting
         if not queued and not waiting and not reading.in_flight:
             return ""
         paused = f", {waiting} until they are tried again" if waiting else ""

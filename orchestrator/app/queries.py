@@ -223,6 +223,10 @@ class Enrolment(Struct, frozen=True, kw_only=True):
     holdback: int
     strata: dict[str, int]
     phases: list[int]
+    joined: int = 0
+    """Late members among them."""
+    refused: dict[str, int] = {}
+    """Devices that match and may not join, by reason."""
 
 
 class RemediationStatus(Struct, frozen=True, kw_only=True):

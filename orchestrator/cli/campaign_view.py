@@ -35,6 +35,15 @@ HOUR_MS: Final = 3_600_000
 SHOWN_STRATA: Final = 5
 """Strata of a halt that are listed; the first is the likely culprit."""
 
+_REASONS: Final = {
+    "hardware_model": "the release has nothing for the model {detail}",
+    "already_current": "runs the release already",
+    "never_seen": "never seen",
+    "not_seen_lately": "not seen lately",
+    "unknown_device": "listed, but there is no such device",
+    "not_selected": "listed, but not in the cohort",
+}
+
 _NEXT: Final = {
     "draft": "ota campaign submit {id}",
     "submitted": "ota campaign approve {id}   (by somebody other than the author)",
@@ -82,6 +91,8 @@ def _overview(campaign: CampaignDetail) -> Iterator[RenderableType]:
                 f"{enrolled['members']} devices, {enrolled['holdback']} of them held back" if enrolled else None,
             ),
             ("false halts", _error(campaign)),
+            ("joined", enrolled["joined"] or None if enrolled else None),
+            ("may not join", _refused(enrolled["refused"]) if enrolled else None),
             ("exposed", campaign["exposed"] if enrolled else None),
             ("spared", campaign["spared"]),
             ("withheld", ", ".join(f"{n} {why}" for why, n in campaign["withheld"].items()) or None),
@@ -177,6 +188,10 @@ def _brake(brake: Brake | None) -> str | None:
     limits = [] if brake["per_minute"] is None else [f"{brake['per_minute']} a minute"]
     limits += [] if brake["max_in_flight"] is None else [f"{brake['max_in_flight']} in flight"]
     return f"{', '.join(limits)} at most, by {brake['by']}: {brake['reason']}"
+
+
+def _refused(refused: dict[str, int]) -> str | None:
+    return ", ".join(f"{n} devices: {reason.replace('_', ' ')}" for reason, n in sorted(refused.items())) or None
 
 
 def halt_panel(campaign: CampaignDetail, halt: Halt) -> RenderableType:
@@ -387,8 +402,7 @@ def preview(found: Preview) -> RenderableType:
     if found["health"]:
         columns = ("health rule", "scope", "signal", "accepts", "alpha", "halts at events / device hours")
         parts += ["", table(columns, (_health_row(rule) for rule in found["health"]), right=("alpha",))]
-    strata = sorted(found["strata"].items())
-    parts += ["", table(("stratum", "devices"), strata, right=["devices"])]
+    parts += ["", _matrix(found), *_in_the_dark(found), *_fleet_findings(found)]
     return Group(*parts)
 
 
@@ -466,6 +480,61 @@ def _health_row(rule: HealthPreview) -> tuple[object, ...]:
         rule["alpha"],
         f"{bounds} (failures, all treated / their share of exposure)" if compares else bounds,
     )
+
+
+def _matrix(found: Preview) -> Table:
+    """Devices by stratum and phase."""
+    names = [phase["name"] for phase in found["phases"]]
+    rows = (
+        (key, size, *(phase["strata"].get(key, 0) for phase in found["phases"]))
+        for key, size in sorted(found["strata"].items())
+    )
+    return table(("stratum", "devices", *names), rows, right=["devices", *names])
+
+
+def _in_the_dark(found: Preview) -> Iterator[RenderableType]:
+    if found["untried"]:
+        rows = ((each["stratum"], each["devices"], each["first_phase"]) for each in found["untried"])
+        yield ""
+        yield table(("not in the first phase", "devices", "first in"), rows, right=["devices"])
+    if found["unjudged"]:
+        rows = ((each["stratum"], each["devices"], each["rule"]) for each in found["unjudged"])
+        yield ""
+        yield table(("too small to halt alone", "devices", "halt rule"), rows, right=["devices"])
+
+
+def _fleet_findings(found: Preview) -> Iterator[RenderableType]:
+    if found["conflicts"]:
+        columns = ("also in", "campaign", "state", "in flight", "waiting", "for example")
+        rows = (
+            (
+                each["name"],
+                each["campaign_id"],
+                each["state"],
+                each["in_flight"],
+                each["waiting"],
+                _samples(each["samples"]),
+            )
+            for each in found["conflicts"]
+        )
+        yield ""
+        yield table(columns, rows, right=("in flight", "waiting"))
+    if found["not_applicable"]:
+        rows = (
+            (
+                _REASONS.get(each["reason"], each["reason"]).format(detail=each["detail"]),
+                each["devices"],
+                "enrolled" if each["enrolled"] else "left out",
+                _samples(each["samples"]),
+            )
+            for each in found["not_applicable"]
+        )
+        yield ""
+        yield table(("does not apply", "devices", "", "for example"), rows, right=["devices"])
+
+
+def _samples(ids: list[str]) -> str:
+    return ", ".join(ids)
 
 
 def _false_alarms(rule: RulePreview) -> str:

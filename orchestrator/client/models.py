@@ -357,6 +357,9 @@ class Enrolment(TypedDict):
     holdback: int
     strata: dict[str, int]
     phases: list[int]
+    joined: int
+    refused: dict[str, int]
+    """Devices that match and may not join, by reason."""
 
 
 class CampaignDetail(Campaign):
@@ -538,6 +541,36 @@ class RemediationPreview(TypedDict):
     previously: str | None
 
 
+class UntriedStratum(TypedDict):
+    stratum: str
+    devices: int
+    first_phase: str | None
+    """The first phase with a device of it; None if all of it is held back."""
+
+
+class UnjudgedStratum(TypedDict):
+    rule: str
+    stratum: str
+    devices: int
+
+
+class Conflict(TypedDict):
+    campaign_id: str
+    name: str
+    state: str
+    in_flight: int
+    waiting: int
+    samples: list[str]
+
+
+class NotApplicable(TypedDict):
+    reason: str
+    detail: str | None
+    devices: int
+    enrolled: bool
+    samples: list[str]
+
+
 class Preview(TypedDict):
     digest: str | None
     frozen: bool
@@ -555,6 +588,10 @@ class Preview(TypedDict):
     revision: RevisionPreview | None
     withheld: dict[str, int]
     """Devices of the cohort that owners' wills or preconditions withhold now, by reason."""
+    untried: list[UntriedStratum]
+    unjudged: list[UnjudgedStratum]
+    conflicts: list[Conflict]
+    not_applicable: list[NotApplicable]
 
 
 class Webhook(TypedDict):

@@ -50,7 +50,7 @@ def phase_bounds(dossier: Dossier) -> list[PhaseBound]:
     bounds: list[PhaseBound] = []
     highest = 0
     for index, share in enumerate(dossier.phases):
-        in_flight = reachable_cap(dossier, index, share.size)
+        in_flight = reachable_cap(dossier, index, share.size + dossier.room)
         # Where a phase or a revision lowers the cap, stragglers of before may still be in flight.
         earlier = dossier.revised_from[index] if dossier.revised_from else 0
         highest = max(highest, in_flight, earlier)
@@ -61,7 +61,7 @@ def phase_bounds(dossier: Dossier) -> list[PhaseBound]:
                 reached=share.reached,
                 in_flight_start=reachable_cap(dossier, index, 0),
                 in_flight=in_flight,
-                failures=min(share.reached, unnoticed + highest),
+                failures=min(share.reached + dossier.room, unnoticed + highest),
             )
         )
     return bounds
@@ -89,4 +89,5 @@ def _unnoticed_by(table: HaltTable, dossier: Dossier, last: int) -> int:
         sizes = [phase.size for phase in phases]
     else:
         sizes = [sum(phase.strata.get(key, 0) for phase in phases) for key in dossier.strata]
-    return sum(_unnoticed(table.horizons, table.min_failures, size) for size in sizes)
+    # Late members may all be of one process, and nobody knows of which.
+    return sum(_unnoticed(table.horizons, table.min_failures, size + dossier.room) for size in sizes)

@@ -35,6 +35,7 @@ from orchestrator.domain.commands import (
     GiveVerdict,
     Halt,
     HaltStratum,
+    Join,
     Launch,
     MoveBreaker,
     OpenPhase,
@@ -132,6 +133,12 @@ class Campaign(Struct, frozen=True, kw_only=True):
     resume_approved: bool = False
     gate_epoch: int = 0
     enrolled: bool = False
+    enrolment: e.CohortEnrolled | None = None
+    """What was enrolled, late members included."""
+    joined: int = 0
+    """Late members among them."""
+    joins: int = 0
+    """How often late members were taken in."""
     phase: int = -1
     """Index of the latest opened phase; -1 before the first."""
     phase_state: PhaseState = PhaseState.WAITING
@@ -264,7 +271,7 @@ def decide(campaign: Campaign, command: Command) -> list[e.CampaignEvent]:
             return [command.event]
         case MoveBreaker():
             return _move_breaker(campaign, command)
-        case Enrol() | OpenPhase() | StartSoak() | EndSoak() | OutlastHold() | Promote() | Complete():
+        case Enrol() | Join() | OpenPhase() | StartSoak() | EndSoak() | OutlastHold() | Promote() | Complete():
             return _progress(campaign, command)
 
 
@@ -479,7 +486,7 @@ def _resume(campaign: Campaign, command: Resume) -> list[e.CampaignEvent]:
 
 
 def _progress(
-    campaign: Campaign, command: Enrol | OpenPhase | StartSoak | EndSoak | OutlastHold | Promote | Complete
+    campaign: Campaign, command: Enrol | Join | OpenPhase | StartSoak | EndSoak | OutlastHold | Promote | Complete
 ) -> list[e.CampaignEvent]:
     """What the process manager reports. Repetition is harmless: a step already taken gives no event."""
     match command:
@@ -493,6 +500,22 @@ def _progress(
                     holdback=command.holdback,
                     strata=command.strata,
                     phases=command.phases,
+                    ledger_position=command.ledger_position,
+                )
+            ]
+        case Join():
+            _require(campaign, _only(CampaignState.RUNNING), "joining")
+            if not campaign.enrolled:
+                raise CampaignTransitionError("Nobody joins a campaign before its cohort is enrolled.")
+            return [
+                e.MembersJoined(
+                    members=command.members,
+                    holdback=command.holdback,
+                    strata=command.strata,
+                    phases=command.phases,
+                    refused=command.refused,
+                    cut=command.cut,
+                    at=command.at,
                     ledger_position=command.ledger_position,
                 )
             ]
@@ -629,7 +652,9 @@ def evolve(campaign: Campaign, event: e.CampaignEvent) -> Campaign:
         case e.CampaignLaunched():
             return replace(campaign, state=CampaignState.RUNNING, gate_epoch=event.gate_epoch)
         case e.CohortEnrolled():
-            return replace(campaign, enrolled=True)
+            return replace(campaign, enrolled=True, enrolment=event)
+        case e.MembersJoined():
+            return _joined(campaign, event)
         case e.PhaseOpened():
             return replace(campaign, phase=event.phase, phase_state=PhaseState.OPEN, soak_until=None)
         case e.SoakStarted():
@@ -713,6 +738,20 @@ def _revision_approved(campaign: Campaign, event: e.RevisionApproved) -> Campaig
         editor=revision.actor,
         revision=None,
     )
+
+
+def _joined(campaign: Campaign, event: e.MembersJoined) -> Campaign:
+    before = campaign.enrolment
+    assert before is not None
+    keys = sorted(before.strata.keys() | event.strata.keys())
+    enrolment = replace(
+        before,
+        members=before.members + event.members,
+        holdback=before.holdback + event.holdback,
+        strata={key: before.strata.get(key, 0) + event.strata.get(key, 0) for key in keys},
+        phases=[had + added for had, added in zip(before.phases, event.phases, strict=True)],
+    )
+    return replace(campaign, enrolment=enrolment, joined=campaign.joined + event.members, joins=campaign.joins + 1)
 
 
 def _resumed(campaign: Campaign, event: e.CampaignResumed) -> Campaign:

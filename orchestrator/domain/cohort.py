@@ -1,8 +1,12 @@
 """Who is in which phase: deterministic, stratified, and only ever growing.
 
-A salted hash orders the devices within each stratum. Phases take from the front of that order, the holdback from
-its far end. Who is where follows from salt, ids and strata alone: the same plan gives the same canaries on any
-machine, in any input order.
+A phase that names its devices, by a group or a list, takes those of its members that no earlier such phase took; they
+are never held back. A salted hash orders the others within each stratum. The other phases take from the front of that
+order, the holdback from its far end. Who is where follows from salt, ids, strata and names alone: the same plan gives
+the same canaries on any machine, in any input order.
+
+Percentages and counts are of the whole treated cohort and count what earlier phases reached by name; only the
+others fill them up.
 
 Quotas over strata are handed out one device at a time by highest averages (Webster, Sainte-Laguë), after one device
 for every stratum. Largest remainder would not do: with three strata or more a larger total can *take* a device from
@@ -21,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
-from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -32,6 +36,15 @@ ALL: Final = "all"
 
 MISSING: Final = "-"
 """Stands in a stratum's key for an attribute that a device does not have."""
+
+HOLDBACK: Final = -1
+"""In place of a phase's number: held back."""
+
+Named = Mapping[int, Mapping[str, int]]
+"""Devices that phases take by name: phase to stratum to how many."""
+
+NOBODY: Final[Named] = MappingProxyType({})
+"""No phase takes a device by name."""
 
 _RESOLUTION_BITS: Final = 48
 _ESCAPES: Final = str.maketrans(
@@ -46,6 +59,8 @@ class Member(NamedTuple):
     device_id: str
     stratum: str
     device_no: int
+    named: int | None = None
+    """The first phase that names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,36 +173,61 @@ def quotas(total: int, sizes: Mapping[str, int], *, cover: bool = True) -> dict[
     return {key: given.get(key, 0) for key in sizes}
 
 
-def allot(strata: Mapping[str, int], plan: Plan) -> Allotment:
-    """Device counts of every phase and stratum: what the plan means for strata of these sizes."""
-    total = sum(strata.values())
-    held = plan.holdback_count(total)
+def allot(strata: Mapping[str, int], plan: Plan, named: Named = NOBODY) -> Allotment:
+    """Device counts of every phase and stratum: what the plan means for strata of these sizes, ``named`` included."""
+    others = others_of(strata, named)
+    held = min(plan.holdback_count(sum(strata.values())), sum(others.values()))
     # Held-back devices are not covered first: a stratum of one device would be held back whole and never tried.
-    holdback = quotas(held, strata, cover=False)
-    treated = {key: size - holdback[key] for key, size in strata.items()}
-    reached = [dict.fromkeys(strata, 0)]
-    reached.extend(quotas(count, treated) for count in plan.phase_counts(total - held))
-    added = tuple({key: after[key] - before[key] for key in strata} for before, after in pairwise(reached))
-    return Allotment(strata=dict(strata), holdback=holdback, phases=added)
+    holdback = quotas(held, others, cover=False)
+    treated = {key: size - holdback[key] for key, size in others.items()}
+    counts = plan.phase_counts(sum(strata.values()) - held)
+    added: list[dict[str, int]] = []
+    before, by_name = dict.fromkeys(strata, 0), 0
+    for index, phase in enumerate(plan.phases):
+        if phase.names:
+            found = named.get(index, {})
+            by_name += sum(found.values())
+            added.append({key: found.get(key, 0) for key in strata})
+            continue
+        filled = max(sum(before.values()), min(counts[index] - by_name, sum(treated.values())))
+        after = quotas(filled, treated)
+        added.append({key: after[key] - before[key] for key in strata})
+        before = after
+    return Allotment(strata=dict(strata), holdback=holdback, phases=tuple(added))
+
+
+def others_of(strata: Mapping[str, int], named: Named) -> dict[str, int]:
+    """Devices of each stratum that no phase takes by name."""
+    return {key: size - sum(found.get(key, 0) for found in named.values()) for key, size in strata.items()}
 
 
 def assign_phases(members: Iterable[Member], plan: Plan) -> Enrolment:
-    """Put every member into the phase that adds it, or into the holdback."""
-    ordered: dict[str, list[tuple[int, str, int]]] = {}
+    """Put every member into the phase that names it or adds it, or into the holdback."""
+    ordered: dict[tuple[int | None, str], list[tuple[int, str, int]]] = {}
     salt = plan.salt
-    for device_id, stratum, device_no in members:
-        ordered.setdefault(stratum, []).append((unit_hash(salt, device_id), device_id, device_no))
+    for device_id, stratum, device_no, phase in members:
+        ordered.setdefault((phase, stratum), []).append((unit_hash(salt, device_id), device_id, device_no))
     for devices in ordered.values():
         devices.sort()
-    numbers = {key: tuple(device_no for _, _, device_no in ordered[key]) for key in sorted(ordered)}
-    allotment = allot({key: len(devices) for key, devices in numbers.items()}, plan)
+    places = {where: tuple(device_no for _, _, device_no in devices) for where, devices in ordered.items()}
+    strata = dict.fromkeys(sorted({key for _, key in places}), 0)
+    named: dict[int, dict[str, int]] = {}
+    for (phase, key), numbers in places.items():
+        strata[key] += len(numbers)
+        if phase is not None:
+            named.setdefault(phase, {})[key] = len(numbers)
+    allotment = allot(strata, plan, named)
 
-    taken = dict.fromkeys(numbers, 0)
+    taken = dict.fromkeys(strata, 0)
     phases: list[dict[str, tuple[int, ...]]] = []
-    for added in allotment.phases:
-        phases.append({key: numbers[key][taken[key] : taken[key] + count] for key, count in added.items() if count})
+    for index, added in enumerate(allotment.phases):
+        if plan.phases[index].names:
+            phases.append({key: places[index, key] for key, count in added.items() if count})
+            continue
+        slices = {key: places[None, key][taken[key] : taken[key] + count] for key, count in added.items() if count}
+        phases.append(slices)
         taken = {key: taken[key] + added[key] for key in taken}
-    holdback = {key: numbers[key][-count:] for key, count in allotment.holdback.items() if count}
+    holdback = {key: places[None, key][-count:] for key, count in allotment.holdback.items() if count}
     return Enrolment(strata=allotment.strata, holdback=holdback, phases=tuple(phases))
 
 

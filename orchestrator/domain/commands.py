@@ -72,6 +72,17 @@ class Enrol(Struct, frozen=True, kw_only=True):
     ledger_position: int
 
 
+class Join(Struct, frozen=True, kw_only=True):
+    members: int
+    holdback: int
+    strata: dict[str, int]
+    phases: list[int]
+    refused: dict[str, int]
+    cut: e.JoinCut
+    at: int
+    ledger_position: int
+
+
 class OpenPhase(Struct, frozen=True, kw_only=True):
     phase: int
     devices: int
@@ -185,6 +196,7 @@ Command = (
     | GiveVerdict
     | Launch
     | Enrol
+    | Join
     | OpenPhase
     | StartSoak
     | EndSoak

@@ -8,12 +8,12 @@ not to a formula: device counts per phase and stratum, the integer tables of the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pydantic import model_validator
 
 from orchestrator.domain.budget import MAX_VALUES, BudgetLimits, limits
-from orchestrator.domain.cohort import allot
+from orchestrator.domain.cohort import NOBODY, Named, allot
 from orchestrator.domain.digest import digest_of
 from orchestrator.domain.halt_rule import MAX_LEVELS, EProcessRule, HaltRule, HaltTable, ThresholdRule, halt_table
 from orchestrator.domain.health_rule import HealthGate, VersusRule, health_gate
@@ -30,6 +30,7 @@ def validate_against(
     *,
     strata_sizes: Mapping[str, int],
     release_models: Collection[str],
+    named: Named = NOBODY,
     alpha_total: float = ALPHA_TOTAL,
     budget: Sequence[Mapping[str, int]] = (),
 ) -> list[Problem]:
@@ -39,6 +40,7 @@ def validate_against(
         plan: the plan.
         strata_sizes: devices of the cohort per stratum, the holdback included.
         release_models: hardware models that the release supports.
+        named: those of these devices that phases take by name.
         alpha_total: highest sum of the rules' ``alpha``.
         budget: registered devices by value of each label of the budget; counting may end with the first value that is too many.
     """
@@ -61,18 +63,29 @@ def validate_against(
         problems.append(Problem("/cohort", "plan.cohort.empty", "No device matches the cohort."))
         return problems
 
-    held = plan.holdback_count(total)
+    most = plan.cohort.max_members
+    if most is not None and most < total:
+        detail = f"The cohort has {total} devices already; at most {most} may be members."
+        problems.append(Problem("/cohort/max_members", "plan.cohort.max_members", detail))
+
+    allotment = allot(strata_sizes, plan, named)
+    held = sum(allotment.holdback.values())
     for index, rule in enumerate(plan.halt):
         if isinstance(rule, VersusRule) and not held:
             detail = f"The rule '{rule.name}' compares with a holdback, but of {total} devices none is held back."
             problems.append(Problem(f"/halt/{index}", "plan.halt.holdback", detail))
     treated = total - held
-    reached = 0
-    for index, (phase, count) in enumerate(zip(plan.phases, plan.phase_counts(treated), strict=True)):
-        own, reached = count - reached, max(count, reached)
-        if own < 1:
+    counts = plan.phase_counts(treated)
+    for index, (phase, added) in enumerate(zip(plan.phases, allotment.phases, strict=True)):
+        own = sum(added.values())
+        if own < 1 and phase.names:
             detail = (
-                f"Phase '{phase.name}' adds no device: it reaches {count} of {treated} devices, "
+                f"Phase '{phase.name}' adds no device: it names no device of the cohort that no phase before it names."
+            )
+            problems.append(Problem(f"/phases/{index}", "plan.phase.size", detail))
+        elif own < 1:
+            detail = (
+                f"Phase '{phase.name}' adds no device: it reaches {counts[index]} of {treated} devices, "
                 "and the phases before it already do."
             )
             problems.append(Problem(f"/phases/{index}", "plan.phase.size", detail))
@@ -123,10 +136,22 @@ class Dossier(PlanModel):
     @model_validator(mode="before")
     @classmethod
     def _as_approved(cls, data: Any) -> Any:
-        # What plans have by default now was not approved with a dossier of before.
-        if isinstance(data, dict) and isinstance(plan := cast("dict[str, Any]", data).get("plan"), dict):
-            return {**cast("dict[str, Any]", data), "plan": {"breaker": None, **cast("dict[str, Any]", plan)}}
-        return cast("Any", data)
+        # What plans have by default now was not approved with a dossier of before: no breaker, and current devices were counted.
+        match data:
+            case {"plan": {"cohort": {**cohort}} as plan}:
+                return {**data, "plan": {"breaker": None, **plan, "cohort": {"skip_current": False, **cohort}}}
+            case _:
+                return data
+
+    @property
+    def named(self) -> dict[int, dict[str, int]]:
+        """Devices that phases take by name: phase to stratum to how many."""
+        return {index: self.phases[index].strata for index, phase in enumerate(self.plan.phases) if phase.names}
+
+    @property
+    def room(self) -> int:
+        """Devices that may join while the campaign runs."""
+        return max(0, (self.plan.cohort.max_members or 0) - sum(self.strata.values()))
 
     def canonical(self) -> dict[str, Any]:
         """Plain data to store; reads back as the same dossier, with the same digest."""
@@ -138,6 +163,7 @@ def freeze(
     *,
     strata_sizes: Mapping[str, int],
     release_digest: str,
+    named: Named = NOBODY,
     budget: Sequence[Mapping[str, int]] = (),
 ) -> Dossier:
     """Work out the dossier of a plan that :func:`validate_against` has nothing against.
@@ -147,7 +173,8 @@ def freeze(
     Raises:
         ValueError: ``budget`` does not count the devices of every label.
     """
-    allotment = allot(strata_sizes, plan)
+    allotment = allot(strata_sizes, plan, named)
+    room = max(0, (plan.cohort.max_members or 0) - sum(strata_sizes.values()))
     phases: list[PhaseShare] = []
     reached = 0
     for phase, added in zip(plan.phases, allotment.phases, strict=True):
@@ -162,7 +189,7 @@ def freeze(
         phases=tuple(phases),
         budget=tuple(limits(rule, devices) for rule, devices in zip(plan.budget, budget, strict=True)),
         rules=tuple(
-            halt_table(rule, len(plan.phases), strata_sizes)
+            halt_table(rule, len(plan.phases), strata_sizes, room)
             for rule in plan.halt
             if isinstance(rule, EProcessRule | ThresholdRule)
         ),

@@ -133,11 +133,16 @@ class HaltTable(PlanModel):
     """Of a threshold: true failure rate to the probability that it halts one process within ``ALARM_DEVICES``."""
 
 
-def halt_table(rule: EProcessRule | ThresholdRule, phases: int, strata_sizes: Mapping[str, int]) -> HaltTable:
-    """Work a rule out for so many phases and these strata. A million devices at p0 = 2 % take about a second."""
+def halt_table(
+    rule: EProcessRule | ThresholdRule, phases: int, strata_sizes: Mapping[str, int], room: int = 0
+) -> HaltTable:
+    """Work a rule out for so many phases and these strata, any of which ``room`` devices may join.
+
+    A million devices at p0 = 2 % take about a second.
+    """
     sizes = [size for size in strata_sizes.values() if size]
     processes = {"campaign": 1, "phase": phases, "stratum": len(sizes)}[rule.scope]
-    most = max(sizes) if rule.scope == "stratum" else sum(sizes)
+    most = (max(sizes) if rule.scope == "stratum" else sum(sizes)) + room
     if isinstance(rule, ThresholdRule):
         horizons = threshold_horizons(rule.share, rule.after, most)
         return HaltTable(

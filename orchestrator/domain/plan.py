@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import ceil, floor
-from typing import Annotated, Any, Final, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -65,6 +65,9 @@ MAX_RULES: Final = 20
 MAX_LISTED_DEVICES: Final = 100_000
 """Device ids that a plan may name; larger selections belong into attributes."""
 
+MAX_GROUPS: Final = 50
+"""Groups of a cohort: as many as there can be phases to use them."""
+
 MAX_APPROVALS: Final = 20
 """People who must approve: more than any organisation asks for."""
 
@@ -103,10 +106,23 @@ class CohortSpec(PlanModel):
     """Only devices that this campaign updated and no other has confirmed on since (:mod:`orchestrator.domain.remediation`)."""
     previously: Line | None = None
     """Of those, only devices whose release before was this one."""
+    groups: dict[Name, Selector] = Field(default_factory=dict[str, str], max_length=MAX_GROUPS)
+    """Selectors by name, for phases to take whom they match: ``lab: "attribute.site==lab"``."""
+    skip_current: Flag = True
+    """Leave out devices that run the release already, by the version or digest that they reported."""
+    membership: Literal["snapshot", "continuous"] = "snapshot"
+    """``continuous``: devices that are registered, or begin to match, while the campaign runs join it."""
+    max_members: Count | None = None
+    """Most members of a continuous campaign, ever: its halt tables are made for so many."""
     stratify_by: Annotated[tuple[Dimension, ...], Field(max_length=8)] = ("hardware_model",)
     holdback_percent: Annotated[Number, Field(ge=0.0, le=MAX_HOLDBACK_PERCENT)] = 0.0
     salt: Line | None = None
     """Seed of the order; without one the release is, so that every release has canaries of its own."""
+
+    @property
+    def leaves_out_current(self) -> bool:
+        """Whether devices that say they run the release are left out. Of what another campaign updated, its log knows better."""
+        return self.skip_current and self.updated_by is None
 
 
 class PromoteTest(PlanModel):
@@ -117,12 +133,17 @@ class PromoteTest(PlanModel):
 
 
 class Phase(PlanModel):
-    """An ordered slice of the cohort. ``percent`` and ``count`` are cumulative: this phase *and* those before it."""
+    """An ordered slice of the cohort. ``percent`` and ``count`` are cumulative: this phase *and* those before it.
+
+    ``group`` and ``devices`` take all members that they name and that no phase before them took by name.
+    """
 
     name: Name
     percent: Percent | None = None
     count: Count | None = None
     min_count: Count | None = None
+    group: Name | None = None
+    devices: Annotated[tuple[Line, ...], Field(max_length=MAX_LISTED_DEVICES), AfterValidator(filled)] | None = None
     soak: Duration
     soak_devices: Count | None = None
     """The soak also waits for so many matured devices of the phase, or for all that it has, if fewer."""
@@ -139,14 +160,22 @@ class Phase(PlanModel):
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
-        if (self.percent is None) == (self.count is None):
-            raise PydanticCustomError("plan.phase.size", "A phase has exactly one of 'percent' and 'count'.")
-        if self.count is not None and self.min_count is not None:
-            raise PydanticCustomError("plan.phase.size", "'min_count' goes with 'percent', not with 'count'.")
+        sizes = (self.percent, self.count, self.group, self.devices)
+        if sum(size is not None for size in sizes) != 1:
+            raise PydanticCustomError(
+                "plan.phase.size", "A phase has exactly one of 'percent', 'count', 'group' and 'devices'."
+            )
+        if self.percent is None and self.min_count is not None:
+            raise PydanticCustomError("plan.phase.size", "'min_count' goes with 'percent' only.")
         return self
 
+    @property
+    def names(self) -> bool:
+        """Whether the phase takes devices by name instead of by number."""
+        return self.group is not None or self.devices is not None
+
     def reached(self, treated: int) -> int:
-        """Devices reached at the end of this phase, out of ``treated`` (the cohort without its holdback)."""
+        """Devices reached at the end of this phase, out of ``treated`` (the cohort without its holdback), if it goes by number."""
         if self.percent is None:
             return min(self.count or 0, treated)
         return min(max(ceil(exact(self.percent) * treated / 100), self.min_count or 0), treated)
@@ -246,7 +275,7 @@ class Plan(PlanModel):
         return floor(exact(self.cohort.holdback_percent) * total / 100)
 
     def phase_counts(self, treated: int) -> tuple[int, ...]:
-        """Devices reached at the end of each phase, out of ``treated`` (the cohort without its holdback)."""
+        """Devices reached at the end of each phase, out of ``treated`` (the cohort without its holdback); 0 if it goes by name."""
         return tuple(phase.reached(treated) for phase in self.phases)
 
     def canonical(self) -> dict[str, Any]:
@@ -298,6 +327,8 @@ def _inner_problems(plan: Plan) -> Iterator[Problem]:
         detail = "'previously' divides the devices of 'updated_by', so it needs that."
         yield Problem("/cohort/previously", "plan.cohort.previously", detail)
     yield from _order_problems(plan.phases)
+    yield from _name_problems(plan)
+    yield from _membership_problems(plan.cohort)
 
 
 def _rule_problems(plan: Plan) -> Iterator[Problem]:
@@ -322,6 +353,26 @@ def _order_problems(phases: Sequence[Phase]) -> Iterator[Problem]:
         if after <= before:
             detail = f"Phase sizes are cumulative and must rise: '{phases[index].name}' has {after:g} after {before:g}."
             yield Problem(f"/phases/{index}", "plan.phases.sum", detail)
+
+
+def _membership_problems(cohort: CohortSpec) -> Iterator[Problem]:
+    if (cohort.membership == "continuous") != (cohort.max_members is not None):
+        detail = "A continuous membership needs 'max_members', and only that: halt tables are made for so many devices."
+        yield Problem("/cohort/max_members", "plan.cohort.max_members", detail)
+    if cohort.membership == "continuous" and cohort.updated_by is not None:
+        detail = "Whom another campaign updated is settled: 'updated_by' goes with a snapshot."
+        yield Problem("/cohort/membership", "plan.cohort.membership", detail)
+
+
+def _name_problems(plan: Plan) -> Iterator[Problem]:
+    for index, phase in enumerate(plan.phases):
+        if phase.group is not None and phase.group not in plan.cohort.groups:
+            detail = f"Phase '{phase.name}' takes the group '{phase.group}', which the cohort does not have."
+            yield Problem(f"/phases/{index}/group", "plan.phase.group", detail)
+    listed = sum(len(phase.devices or ()) for phase in plan.phases)
+    if listed > MAX_LISTED_DEVICES:
+        detail = f"The phases list {listed} devices together; at most {MAX_LISTED_DEVICES} are allowed."
+        yield Problem("/phases", "plan.phase.devices", detail)
 
 
 def duplicates(pointer: str, what: str, names: Sequence[str]) -> Iterator[Problem]:

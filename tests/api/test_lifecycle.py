@@ -19,6 +19,10 @@ async def test_a_campaign_is_drafted_submitted_approved_by_another_and_launched(
     preview = await api.ok("GET", f"/v1/campaigns/{campaign_id}/preview")
     assert (preview["frozen"], preview["devices"], preview["holdback"], preview["problems"]) == (False, 100, 1, [])
     assert [(phase["size"], phase["reached"]) for phase in preview["phases"]] == [(40, 40), (59, 99)]
+    assert (preview["untried"], preview["unjudged"], preview["conflicts"]) == ([], [], [])
+    assert [(each["reason"], each["devices"], each["enrolled"]) for each in preview["not_applicable"]] == [
+        ("never_seen", 100, True)
+    ]
     assert preview["rules"][0]["bounds"]["10"] >= 3
     assert all(0 < phase["failures_at_most"] <= phase["reached"] for phase in preview["phases"])
 

@@ -76,6 +76,9 @@ class PacedDecisions(MemoryDecisions):
             self.landing.setdefault((campaign_id, phase), []).append((now + UPDATE_MS, done.granted))
         return done
 
+    async def join(self, campaign_id: str, now: int) -> int:
+        return 0
+
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         self._land(campaign_id, phase, now)
         return await super().read_gate(campaign_id, phase, now)

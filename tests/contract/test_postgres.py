@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter, defaultdict
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from orchestrator.adapters.sql.registry import SqlRegistry, project
 from orchestrator.app.ports import Recorded, VersionConflictError
 from orchestrator.app.registry import AlreadyExistsError
 from orchestrator.domain.plan import parse_plan
-from orchestrator.domain.selection import select
+from orchestrator.domain.selection import Target, select
 from schemas import registry_events as e
 from tests.contract.suites import META, CampaignStoreContract, EventLogContract, created
 
@@ -113,12 +114,12 @@ class TestSqlRegistry:
             await project(conn, item)
 
 
-def plan_for(cohort):
+def plan_for(cohort, *phases):
     return parse_plan(
         {
             "release": "r",
             "cohort": cohort,
-            "phases": [{"name": "all", "percent": 100.0, "soak": 0}],
+            "phases": [*phases, {"name": "all", "percent": 100.0, "soak": 0}],
             "confirm_deadline": "1m",
             "offer_ttl": "1m",
             "halt": [{"name": "h", "scope": "campaign", "p0": 0.1, "alpha": 0.01}],
@@ -156,13 +157,29 @@ class TestSqlFleet:
             {"stratify_by": ["attribute.hw"], "exclude": ["dev-1", "dev-2", "dev-7"]},
             {"stratify_by": ["attribute.hw"], "selector": "attribute.site=exists=false;device_id!=dev-1*"},
         ]
-        for cohort, models in itertools.product(cohorts, (["m1"], ["m1", "m3"], ["none"])):
-            plan = plan_for(cohort)
-            counted: dict[str, int] = {}
-            async for page in fleet.members(models):
-                for member in select(plan, page):
-                    counted[member.stratum] = counted.get(member.stratum, 0) + 1
-            assert (await fleet.count(plan, models)).strata == counted
+        async with transaction(engine) as conn:
+            await conn.execute("UPDATE device SET version = CASE device_no % 3 WHEN 0 THEN '2' WHEN 1 THEN '1' END")
+            await conn.execute(
+                "UPDATE device SET digest = CASE device_no % 5 WHEN 0 THEN 'aa' ELSE 'bb' END WHERE device_no % 7 < 4"
+            )
+        naming = [
+            {"name": "sites", "group": "sites", "soak": 0},
+            {"name": "some", "devices": ["dev-3", "-"], "soak": 0},
+        ]
+        for cohort, models, skip in itertools.product(cohorts, (["m1"], ["m1", "m3"], ["none"]), (True, False)):
+            extra = {"groups": {"sites": "attribute.site=exists=true"}, "skip_current": skip}
+            for plan in (plan_for(cohort | extra), plan_for(cohort | extra, *naming)):
+                target = Target("2", dict.fromkeys(models, "aa"))
+                strata: Counter[str] = Counter()
+                named: defaultdict[int, Counter[str]] = defaultdict(Counter)
+                async for page in fleet.members(["m1", "m2", "m3"]):
+                    for member in select(plan, page, target):
+                        strata[member.stratum] += 1
+                        if member.named is not None:
+                            named[member.named][member.stratum] += 1
+                found = await fleet.count(plan, target)
+                assert found.strata == strata
+                assert found.named == named
 
     async def test_members_come_once_each_in_the_order_of_registration(self, engine, monkeypatch):
         monkeypatch.setattr("orchestrator.adapters.sql.fleet.PAGE", 7)

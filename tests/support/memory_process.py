@@ -174,6 +174,9 @@ class MemoryDecisions:
     async def close_withheld(self, campaign_id: str, now: int) -> dict[str, int]:
         return self.closed
 
+    async def join(self, campaign_id: str, now: int) -> int:
+        return 0
+
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         reading = GateReading(
             matured=self.confirmed.get(campaign_id, 0),

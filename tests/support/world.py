@@ -18,18 +18,21 @@ from orchestrator.adapters.sql.facts import Applied, Delivery, FactProjection
 from orchestrator.adapters.sql.offers import SqlOffers
 from orchestrator.adapters.sql.positions import LogIdentity
 from orchestrator.adapters.sql.registry import SqlRegistry
-from orchestrator.app.ports import Meta
+from orchestrator.app.ports import Member, Meta
 from orchestrator.domain import campaign as c
 from orchestrator.domain.budget import value_of
-from orchestrator.domain.cohort import stratum_key
 from orchestrator.domain.dossier import Dossier, dossier_digest, freeze
-from orchestrator.domain.plan import parse_plan
+from orchestrator.domain.plan import Plan, parse_plan
 from orchestrator.domain.revision import revised
+from orchestrator.domain.selection import Target, select
 from schemas import device_events as d
 from schemas import registry_events as r
 
 TOPIC = "ota.device-events.v1"
 IDENTITY = LogIdentity(cluster_id="cluster", topic_id="topic")
+MODELS = {"sensor-a": "aa", "gateway-b": "bb"}
+TARGET = Target(version="2.0.0", artifacts=MODELS)
+"""The release."""
 T0 = 1_790_000_000_000
 """Start of test time, ms."""
 
@@ -92,8 +95,7 @@ class World:
             (i, f"dev-{i:04}", "sensor-a" if i % 2 else "gateway-b", {"hw_revision": "ABC"[i % 3]})
             for i in range(1, self.devices + 1)
         ]
-        models = {"sensor-a": "aa", "gateway-b": "bb"}
-        await self._register(*(r.HardwareModelCreated(name=name, profile={}, actor="test") for name in models))
+        await self._register(*(r.HardwareModelCreated(name=name, profile={}, actor="test") for name in MODELS))
         await self._register(
             *(
                 r.ArtifactStored(
@@ -107,7 +109,7 @@ class World:
                     actor="test",
                 )
                 for model, sha256 in [
-                    *models.items(),
+                    *MODELS.items(),
                     *((model, part.sha256) for model, parts in self.components.items() for part in parts),
                 ]
             ),
@@ -115,7 +117,7 @@ class World:
                 release_id="rel_1",
                 name="fw",
                 version="2.0.0",
-                artifacts=models | {model: parts[-1].sha256 for model, parts in self.components.items()},
+                artifacts=MODELS | {model: parts[-1].sha256 for model, parts in self.components.items()},
                 digest="sha256:r",
                 actor="test",
                 components=self.components,
@@ -143,20 +145,28 @@ class World:
         )
         return done.campaign
 
+    def counted(self, parsed: Plan) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
+        """Devices of the fleet by stratum, and those of them that phases name."""
+        strata: dict[str, int] = {}
+        named: dict[int, dict[str, int]] = {}
+        for member in select(parsed, itertools.starmap(Member, self.fleet.values()), TARGET):
+            strata[member.stratum] = strata.get(member.stratum, 0) + 1
+            if member.named is not None:
+                part = named.setdefault(member.named, {})
+                part[member.stratum] = part.get(member.stratum, 0) + 1
+        return strata, named
+
     async def launch(self, **changes: Any) -> c.Campaign:
         """Create, submit, approve, launch."""
         no = await self.store.next_campaign_no()
         campaign_id = f"cmp_{no}"
         parsed = parse_plan(plan(**changes))
-        strata: dict[str, int] = {}
-        for _, _, model, attributes in self.fleet.values():
-            key = stratum_key(parsed.cohort.stratify_by, model, attributes)
-            strata[key] = strata.get(key, 0) + 1
+        strata, named = self.counted(parsed)
         budget = [
             Counter(value_of(rule.label, model, attributes) for _, _, model, attributes in self.fleet.values())
             for rule in parsed.budget
         ]
-        dossier = freeze(parsed, strata_sizes=strata, release_digest="sha256:r", budget=budget)
+        dossier = freeze(parsed, strata_sizes=strata, named=named, release_digest="sha256:r", budget=budget)
         digest = dossier_digest(dossier)
         await self.command(
             campaign_id,

@@ -15,7 +15,7 @@ from typing import Final
 
 import asyncpg
 
-from orchestrator.adapters.sql.fleet import attribute_names, value_columns
+from orchestrator.adapters.sql.selection import attribute_names, value_columns
 from orchestrator.domain.budget import BudgetLimits, Place, Usage
 
 _HOLDERS: Final = """SELECT {value} AS value, c.campaign_id, count(*)::bigint AS n FROM device_slot s

@@ -116,7 +116,9 @@ def _json(value: Any) -> str | None:
 
 async def project(conn: asyncpg.Connection, campaign: c.Campaign, item: Recorded) -> None:
     """Write the rows that follow from one event; used by the append and by the rebuild, so both give the same rows."""
-    enrolment = msgspec.to_builtins(item.event) if isinstance(item.event, e.CohortEnrolled) else None
+    enrolment = None
+    if isinstance(item.event, e.CohortEnrolled | e.MembersJoined):
+        enrolment = msgspec.to_builtins(campaign.enrolment) | ({"joined": campaign.joined} if campaign.joined else {})
     await conn.execute(
         _UPSERT,
         campaign.campaign_no,

@@ -16,9 +16,9 @@ from typing import Any, Final
 import asyncpg
 
 from orchestrator.adapters.sql import budget, remediation, schedules, sieve
-from orchestrator.adapters.sql.fleet import attribute_names, value_columns
 from orchestrator.adapters.sql.locks import own_budget
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
+from orchestrator.adapters.sql.selection import attribute_names, value_columns
 from orchestrator.domain.budget import Candidate, Place, Usage, admit
 from orchestrator.domain.conflict import freed_at_once, goes_first, look_again
 from schemas.ledger import Cause

@@ -12,6 +12,7 @@ from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.enrolment import enrol
 from orchestrator.adapters.sql.gate_reading import read_gate
 from orchestrator.adapters.sql.health_gate import judge_health
+from orchestrator.adapters.sql.joining import join
 from orchestrator.adapters.sql.rules import RulesCache
 from orchestrator.adapters.sql.sweep import sweep
 from orchestrator.app.ports import BreakerReading, DeadlineSweep, DispatchedSlice, GateReading
@@ -51,6 +52,16 @@ class SqlDecisions:
 
     async def close_withheld(self, campaign_id: str, now: int) -> dict[str, int]:
         return await closing.close_withheld(self._engine, await self._no(campaign_id), now)
+
+    async def join(self, campaign_id: str, now: int) -> int:
+        no = await self._no(campaign_id)
+        rules = self._cache.known(no)
+        if rules is None:
+            async with transaction(self._engine) as conn:
+                rules = (await self._cache.get(conn, [no])).get(no)
+        if rules is None or rules.dossier.plan.cohort.membership != "continuous":
+            return 0
+        return await join(self._engine, rules, now)
 
     async def read_gate(self, campaign_id: str, phase: int, now: int) -> GateReading:
         return await read_gate(self._engine, self._cache, await self._no(campaign_id), phase, now)

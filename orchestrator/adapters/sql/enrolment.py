@@ -12,8 +12,9 @@ Control is taken only when everything but the ledger's rows is written: a halt d
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,17 +22,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator import failpoints
 from orchestrator.adapters.sql import campaigns, ledger
 from orchestrator.adapters.sql.engine import transaction
-from orchestrator.adapters.sql.fleet import SELECTED, attribute_names, dimension_columns, selector
 from orchestrator.adapters.sql.locks import own_control
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
+from orchestrator.adapters.sql.selection import OTHERS, cohort_of
 from orchestrator.app.ports import Meta, Standing
 from orchestrator.domain import campaign as c
-from orchestrator.domain import cohort, selection
+from orchestrator.domain import cohort
+from orchestrator.domain.cohort import HOLDBACK
+from orchestrator.domain.selection import Target
 from schemas.campaign_events import CampaignHalted
 from schemas.ledger import Entry, Kind
-
-HOLDBACK: Final = -1
-"""Phase of an enrol row that holds devices back."""
 
 LEDGER_ROW: Final = 5_000
 """Most devices of a ledger row: larger arrays are read and hashed whole."""
@@ -46,31 +46,32 @@ NAMED: Final = 3
 """How many strata a refusal names."""
 
 _ENROLLING: Final = """CREATE TEMPORARY TABLE enrolling
-(device_no int NOT NULL, stratum smallint, place int NOT NULL, unknown text[]) ON COMMIT DROP"""
+(device_no int NOT NULL, stratum smallint, named smallint NOT NULL, place int NOT NULL, unknown text[]) ON COMMIT DROP"""
 
-# ``place`` counts from 0 in the order of ``cohort.unit_hash``, then of the device id's code points, within the stratum. A device of a
-# stratum that the dossier does not have keeps its values instead.
+# ``place`` counts from 0 in the order of ``cohort.unit_hash``, then of the device id's code points, among those of the stratum that
+# the same phase names, or none. A device of a stratum that the dossier does not have keeps its values instead.
 _SELECT: Final = """INSERT INTO enrolling
-SELECT device_no, stratum,
-    row_number() OVER (PARTITION BY stratum ORDER BY
-        substr(sha256($4::bytea || convert_to(device_id, 'UTF8')), 1, 8), device_id COLLATE "C") - 1,
+SELECT device_no, stratum, {named},
+    row_number() OVER (PARTITION BY stratum{by_name} ORDER BY
+        substr(sha256($1::bytea || convert_to(device_id, 'UTF8')), 1, 8), device_id COLLATE "C") - 1,
     CASE WHEN stratum IS NULL THEN ARRAY[{found}]::text[] END
 FROM device LEFT JOIN
-    (SELECT stratum, ARRAY[{known}]::text[] AS found FROM unnest($5::smallint[]{arrays}) AS u(stratum{names})) AS known
+    (SELECT stratum, ARRAY[{known}]::text[] AS found FROM unnest($2::smallint[]{arrays}) AS u(stratum{names})) AS known
     ON known.found = ARRAY[{found}]::text[]
-WHERE {selected} AND registered_at <= $6"""
+WHERE {selected} AND registered_at <= $3"""
 
-_RANGES: Final = "unnest($1::smallint[], $2::smallint[], $3::int[], $4::int[]) AS r(phase, stratum, first, past)"
+_RANGES: Final = """unnest($1::smallint[], $2::smallint[], $3::smallint[], $4::int[], $5::int[])
+    AS r(phase, stratum, named, first, past)"""
 
 # The same floating-point division as in ``cohort.interleave``, so the same order.
 _QUEUE: Final = f"""INSERT INTO offer_queue (campaign_no, phase, rank, device_no, stratum, attempt, not_before)
-SELECT $5, phase, row_number() OVER (PARTITION BY phase ORDER BY (place - first + 0.5::float8) / (past - first), stratum) - 1,
+SELECT $6, phase, row_number() OVER (PARTITION BY phase ORDER BY (place - first + 0.5::float8) / (past - first), stratum) - 1,
     device_no, stratum, 1, 0
-FROM enrolling JOIN {_RANGES} USING (stratum) WHERE phase >= 0 AND place >= first AND place < past"""
+FROM enrolling JOIN {_RANGES} USING (stratum, named) WHERE phase >= 0 AND place >= first AND place < past"""
 
 _FROZEN: Final = f"""SELECT phase, stratum, array_agg(device_no ORDER BY place) AS device_nos
-FROM enrolling JOIN {_RANGES} USING (stratum) WHERE place >= first AND place < past
-GROUP BY phase, stratum, (place - first) / $5 ORDER BY phase, stratum, (place - first) / $5"""
+FROM enrolling JOIN {_RANGES} USING (stratum, named) WHERE place >= first AND place < past
+GROUP BY phase, stratum, (place - first) / $6 ORDER BY phase, stratum, (place - first) / $6"""
 
 
 class _OvertakenError(Exception):
@@ -78,10 +79,11 @@ class _OvertakenError(Exception):
 
 
 class _Range(NamedTuple):
-    """Places of a stratum that belong to a phase."""
+    """Places of a stratum, among those of its devices that the same phase names or none does, that belong to a phase."""
 
     phase: int
     stratum: int
+    named: int
     first: int
     past: int
 
@@ -106,13 +108,12 @@ async def _enrol(conn: asyncpg.Connection, cache: RulesCache, campaign_id: str, 
         return campaign
     rules = (await cache.get(conn, [campaign.campaign_no]))[campaign.campaign_no]
     await _select(conn, rules)
-    sizes = await _sizes(conn, rules)
-    grown = [key for key, size in sizes.items() if size > rules.dossier.strata[key]]
-    grown += await _unknown(conn, rules)
+    strata, named = await _sizes(conn, rules)
+    grown = [*_grown(rules, strata, named), *await _unknown(conn, rules)]
     if grown:
         await _own_control(conn, campaign)
         return await _refuse(conn, campaign, grown)
-    return await _freeze(conn, rules, campaign, cohort.allot(sizes, rules.dossier.plan), now)
+    return await _freeze(conn, rules, campaign, cohort.allot(strata, rules.dossier.plan, named), now)
 
 
 def _due(campaign: c.Campaign) -> bool:
@@ -142,47 +143,66 @@ async def _own_control(conn: asyncpg.Connection, campaign: c.Campaign) -> None:
 async def _select(conn: asyncpg.Connection, rules: CampaignRules) -> None:
     """Fill ``enrolling`` with the cohort, each device at its place in its stratum."""
     plan = rules.dossier.plan
-    release: Any = await conn.fetchval("SELECT artifacts FROM release WHERE release_id = $1", rules.release_id)
+    release = await conn.fetchrow("SELECT version, artifacts FROM release WHERE release_id = $1", rules.release_id)
+    assert release is not None
     submitted_at = await conn.fetchval(
         "SELECT max(coalesce((data ->> 'counted_at')::bigint, recorded_at)) FROM event_log"
         " WHERE stream = $1 AND type = 'CampaignSubmitted'",
         campaigns.stream_of(rules.campaign_id),
     )
     dimensions = plan.cohort.stratify_by
-    attributes = attribute_names(dimensions)
     values = [cohort.stratum_values(dimensions, key) for key in rules.strata]
     known = [f"v{index}" for index in range(len(dimensions))]
-    condition, parameters = selector(plan, 7 + len(attributes) + len(known))
+    sql = cohort_of(plan, Target(release["version"], release["artifacts"]), 4 + len(known))
     query = _SELECT.format(
-        found=", ".join(dimension_columns(dimensions, 7)),
+        found=", ".join(sql.dimensions),
         known=", ".join(known),
-        arrays="".join(f", ${index}::text[]" for index in range(7 + len(attributes), 7 + len(attributes) + len(known))),
+        arrays="".join(f", ${index}::text[]" for index in range(4, 4 + len(known))),
         names="".join(f", {name}" for name in known),
-        selected=f"{SELECTED} AND {condition}",
+        named=sql.named,
+        by_name=f", {sql.named}" if rules.dossier.named else "",
+        selected=sql.condition,
     )
     await conn.execute(_ENROLLING)
     await conn.execute(
         query,
-        selection.models(plan, release),
-        list(plan.cohort.exclude),
-        list(plan.cohort.include),
         f"{plan.salt}\0".encode(),
         list(range(len(values))),
         submitted_at,
-        *attributes,
         *([each[index] for each in values] for index in range(len(dimensions))),
-        *parameters,
+        *sql.parameters,
         timeout=STATEMENT_S,
     )
 
 
-async def _sizes(conn: asyncpg.Connection, rules: CampaignRules) -> dict[str, int]:
-    """Devices by stratum, of strata that the dossier has; those without a device are left out."""
+async def _sizes(conn: asyncpg.Connection, rules: CampaignRules) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
+    """Devices by stratum, of strata that the dossier has, and those of them that phases name; what has no device is left out."""
     rows = await conn.fetch(
-        "SELECT stratum, count(*) AS n FROM enrolling WHERE stratum IS NOT NULL GROUP BY 1 ORDER BY 1",
+        "SELECT stratum, named, count(*) AS n FROM enrolling WHERE stratum IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2",
         timeout=STATEMENT_S,
     )
-    return {rules.strata[row["stratum"]]: row["n"] for row in rows}
+    strata: defaultdict[str, int] = defaultdict(int)
+    named: defaultdict[int, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        key = rules.strata[row["stratum"]]
+        strata[key] += row["n"]
+        if row["named"] != OTHERS:
+            named[row["named"]][key] = row["n"]
+    return dict(strata), dict(named)
+
+
+def _grown(rules: CampaignRules, strata: Mapping[str, int], named: cohort.Named) -> Iterator[str]:
+    """What has more devices than were approved: strata, and their parts by name."""
+    approved = rules.dossier.named
+    parts = [
+        (cohort.others_of(strata, named), cohort.others_of(rules.dossier.strata, approved), ""),
+        *(
+            (found, approved[phase], f" in phase {rules.dossier.plan.phases[phase].name}")
+            for phase, found in named.items()
+        ),
+    ]
+    for found, allowed, where in parts:
+        yield from (f"{key}{where}" for key, size in found.items() if size > allowed[key])
 
 
 async def _unknown(conn: asyncpg.Connection, rules: CampaignRules) -> list[str]:
@@ -222,15 +242,19 @@ async def _refuse(conn: asyncpg.Connection, campaign: c.Campaign, grown: Sequenc
 
 
 def _ranges(rules: CampaignRules, allotment: cohort.Allotment) -> Iterator[_Range]:
-    """Phases take from the front of each stratum's order, the holdback from its far end."""
+    """Phases take whom they name, the others from the front of each stratum's order, the holdback from its far end."""
+    plan = rules.dossier.plan
     for stratum, key in enumerate(rules.strata):
-        size, first = allotment.strata.get(key, 0), 0
-        if not size:
+        if key not in allotment.strata:
             continue
+        first = 0
         for phase, added in enumerate(allotment.phases):
-            yield _Range(phase, stratum, first, first + added[key])
-            first += added[key]
-        yield _Range(HOLDBACK, stratum, size - allotment.holdback[key], size)
+            if plan.phases[phase].names:
+                yield _Range(phase, stratum, phase, 0, added[key])
+            else:
+                yield _Range(phase, stratum, OTHERS, first, first + added[key])
+                first += added[key]
+        yield _Range(HOLDBACK, stratum, OTHERS, first, first + allotment.holdback[key])
 
 
 async def _freeze(

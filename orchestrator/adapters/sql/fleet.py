@@ -6,34 +6,28 @@ Counting happens in the database, a million devices in about a second; a test co
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Sequence
-from itertools import count
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator.adapters import clock
-from orchestrator.adapters.sql import owners
+from orchestrator.adapters.sql import inspection, owners
 from orchestrator.adapters.sql.engine import driver
-from orchestrator.adapters.sql.filters import compile_query
-from orchestrator.adapters.sql.remediation import updated
+from orchestrator.adapters.sql.selection import OTHERS, attribute_names, cohort_of, member, value_columns
 from orchestrator.app.campaigns import Counted
+from orchestrator.app.inspection import Inspection
 from orchestrator.app.ports import Member
 from orchestrator.domain.budget import MAX_VALUES
-from orchestrator.domain.cohort import MISSING, stratum_of
+from orchestrator.domain.cohort import stratum_of
 from orchestrator.domain.plan import Plan
+from orchestrator.domain.selection import Target
 
 PAGE: Final = 10_000
 """Devices read at a time: a few milliseconds of decoding between two turns of the event loop."""
 
-SELECTED: Final = """hardware_model = ANY($1::text[]) AND NOT device_id = ANY($2::text[])
-AND ($3::text[] = '{}' OR device_id = ANY($3::text[]))"""
-"""Which rows of ``device`` a cohort takes in: hardware models, excluded and included device ids; ``selection.select`` in SQL."""
-
 _BY_VALUE: Final = "SELECT {value} AS value, count(*)::bigint AS n FROM device GROUP BY 1 ORDER BY 1 LIMIT $1"
-
-_ATTRIBUTE: Final = "attribute."
 
 
 class SqlFleet:
@@ -47,7 +41,7 @@ class SqlFleet:
         while True:
             async with driver(self._engine) as conn:
                 rows = await conn.fetch(
-                    "SELECT device_no, device_id, hardware_model, attributes, version FROM device"
+                    "SELECT device_no, device_id, hardware_model, attributes, version, digest FROM device"
                     " WHERE device_no > $1 AND hardware_model = ANY($2::text[]) ORDER BY device_no LIMIT $3",
                     after,
                     list(hardware_models),
@@ -58,26 +52,36 @@ class SqlFleet:
             after = rows[-1]["device_no"]
             yield [Member(*row) for row in rows]
 
-    async def count(self, plan: Plan, hardware_models: Collection[str]) -> Counted:
-        dimensions, attributes = plan.cohort.stratify_by, attribute_names(plan.cohort.stratify_by)
-        columns = ["hardware_model", *dimension_columns(dimensions, 4)]
-        condition, parameters = selector(plan, 4 + len(attributes))
+    async def count(self, plan: Plan, target: Target) -> Counted:
+        dimensions = plan.cohort.stratify_by
+        cohort = cohort_of(plan, target, 1)
+        columns = ["hardware_model", *cohort.dimensions, cohort.named]
         query = (
-            f"SELECT {', '.join(columns)}, count(*)::bigint FROM device WHERE {SELECTED} AND {condition}"
+            f"SELECT {', '.join(columns)}, count(*)::bigint FROM device WHERE {cohort.condition}"
             f" GROUP BY {', '.join(str(number) for number, _ in enumerate(columns, 1))}"
         )
-        include, exclude = list(plan.cohort.include), list(plan.cohort.exclude)
         async with driver(self._engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
             # Events become visible in order, so what this snapshot does not show was registered after the last one that it shows.
             at: Any = await conn.fetchval("SELECT recorded_at FROM event_log ORDER BY position DESC LIMIT 1")
-            rows: list[Any] = await conn.fetch(
-                query, sorted(hardware_models), exclude, include, *attributes, *parameters
-            )
+            rows: list[Any] = await conn.fetch(query, *cohort.parameters)
             budget = [await self._by_value(conn, rule.label) for rule in plan.budget]
         sizes: defaultdict[str, int] = defaultdict(int)
-        for _, *values, devices in rows:
-            sizes[stratum_of(dimensions, values)] += devices
-        return Counted(strata=dict(sorted(sizes.items())), at=at or 0, budget=tuple(budget))
+        named: defaultdict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for _, *values, phase, devices in rows:
+            key = stratum_of(dimensions, values)
+            sizes[key] += devices
+            if phase != OTHERS:
+                named[phase][key] += devices
+        return Counted(
+            strata=dict(sorted(sizes.items())),
+            named={phase: dict(found) for phase, found in sorted(named.items())},
+            at=at or 0,
+            budget=tuple(budget),
+        )
+
+    async def inspect(self, plan: Plan, target: Target, campaign_no: int) -> Inspection:
+        async with driver(self._engine) as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            return await inspection.inspect(conn, plan, target, campaign_no, clock.now_ms())
 
     async def _by_value(self, conn: asyncpg.Connection, label: str) -> dict[str, int]:
         """Devices of the whole fleet by value of a label; of too many values one more than a plan may have."""
@@ -85,40 +89,10 @@ class SqlFleet:
         rows = await conn.fetch(_BY_VALUE.format(value=value), MAX_VALUES + 1, *attribute_names([label]))
         return {row["value"]: row["n"] for row in rows}
 
-    async def withheld(
-        self, plan: Plan, hardware_models: Collection[str], *, release_id: str, campaign_id: str
-    ) -> dict[str, int]:
-        condition, parameters = selector(plan, 4)
-        listed = [sorted(hardware_models), list(plan.cohort.exclude), list(plan.cohort.include)]
-        cohort = f"{SELECTED} AND {condition}", [*listed, *parameters]
+    async def withheld(self, plan: Plan, target: Target, *, release_id: str, campaign_id: str) -> dict[str, int]:
+        parameters: list[Any] = []
+        cohort = member(plan, target, 1, parameters), parameters
         async with driver(self._engine) as conn:
             return await owners.count(
                 conn, plan, cohort, release_id=release_id, campaign_id=campaign_id, now=clock.now_ms()
             )
-
-
-def selector(plan: Plan, first: int) -> tuple[str, list[Any]]:
-    """The plan's selector and ``updated_by`` as a condition on ``device``, and its parameters, numbered from ``first`` on."""
-    taken, parameters = updated(plan.cohort, first)
-    if plan.query is None:
-        return taken, parameters
-    condition, more = compile_query(plan.query, first + len(parameters))
-    return f"{taken} AND {condition}", parameters + more
-
-
-def attribute_names(dimensions: Sequence[str]) -> list[str]:
-    """The attributes among the dimensions."""
-    return [name.removeprefix(_ATTRIBUTE) for name in dimensions if name.startswith(_ATTRIBUTE)]
-
-
-def dimension_columns(dimensions: Sequence[str], parameter: int) -> list[str]:
-    """A device's value in each dimension, as expressions over ``device``; the attributes' names are parameters from this number on."""
-    numbers = count(parameter)
-    return [
-        f"attributes ->> ${next(numbers)}" if name.startswith(_ATTRIBUTE) else "hardware_model" for name in dimensions
-    ]
-
-
-def value_columns(labels: Sequence[str], parameter: int) -> list[str]:
-    """``budget.value_of`` in SQL: like :func:`dimension_columns`, with a value for devices that do not have the attribute."""
-    return [f"coalesce({column}, '{MISSING}')" for column in dimension_columns(labels, parameter)]

@@ -17,6 +17,12 @@ from orchestrator.app.ports import GateReading
 from orchestrator.domain.assignment import ACTIVE, State
 from orchestrator.domain.running import cut
 
+_JOINED = """SELECT coalesce(array_agg(device_no), '{}') FROM decision_ledger, unnest(device_nos) AS u(device_no)
+WHERE campaign_no = $1 AND kind = 'enrol' AND cause = 'joined'"""
+_QUEUED = """SELECT count(*) FROM (SELECT 1 FROM offer_queue
+WHERE campaign_no = $1 AND phase = $2 AND withheld IS NULL AND stratum <> ALL($3::smallint[])
+AND (rank < $4 OR not_before <= $5) AND device_no {}($6::int[]) LIMIT 1000) q"""
+
 
 async def read_gate(engine: AsyncEngine, cache: RulesCache, campaign_no: int, phase: int, now: int) -> GateReading:
     """Matured devices are those of buckets that ended at least one confirm deadline of running time before ``now`` (ms)."""
@@ -52,11 +58,12 @@ async def reading_of(conn: asyncpg.Connection, rules: CampaignRules, phase: int,
         State.OFFERED.value,
         halted,
     )
-    queued: Any = await conn.fetchval(
-        "SELECT count(*) FROM (SELECT 1 FROM offer_queue WHERE campaign_no = $1 AND phase = $2"
-        " AND withheld IS NULL AND stratum <> ALL($3::smallint[]) AND (rank < $4 OR not_before <= $5) LIMIT 1000) q",
-        *(campaign_no, phase, halted, RETRY_RANK, now),
-    )
+    joined: Any = []
+    if rules.dossier.plan.cohort.membership == "continuous":
+        joined = await conn.fetchval(_JOINED, campaign_no)
+    scope = campaign_no, phase, halted, RETRY_RANK, now, joined
+    queued: Any = await conn.fetchval(_QUEUED.format("<> ALL"), *scope)
+    late: Any = joined and await conn.fetchval(_QUEUED.format("= ANY"), *scope)
     held = await conn.fetch(
         "SELECT stratum, count(*) AS n FROM offer_queue WHERE campaign_no = $1 AND phase = $2 AND withheld IS NOT NULL"
         " AND stratum <> ALL($3::smallint[]) GROUP BY stratum",
@@ -95,6 +102,7 @@ async def reading_of(conn: asyncpg.Connection, rules: CampaignRules, phase: int,
         in_flight=sum(by_state[state.value] for state in ACTIVE),
         queued=queued,
         waiting=waiting,
+        late=late or 0,
         confirmed=by_state[State.CONFIRMED.value],
         failed=by_state[State.FAILED.value] + by_state[State.REVERTED.value],
         outstanding=queued + unstarted + offered + ripening,

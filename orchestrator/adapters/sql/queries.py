@@ -242,7 +242,10 @@ async def _campaign(conn: asyncpg.Connection, campaign_id: str) -> CampaignStatu
     recorded = await event_log.read_stream(conn, stream_of(campaign_id))
     campaign = c.fold([item.event for item in recorded])
     counts = await _counts(conn, number)
-    enrolment = None if row["enrolment"] is None else msgspec.convert(row["enrolment"], Enrolment)
+    refused: Any = await conn.fetchval("SELECT refused FROM late_look WHERE campaign_no = $1", number)
+    enrolment = None
+    if row["enrolment"] is not None:
+        enrolment = msgspec.convert(row["enrolment"] | {"refused": refused or {}}, Enrolment)
     exposed: Any = await conn.fetchval(
         "SELECT coalesce(sum(started), 0)::bigint FROM gate_count WHERE campaign_no = $1", number
     )
@@ -390,6 +393,7 @@ async def _counts(conn: asyncpg.Connection, campaign_no: int) -> dict[int, dict[
 
 def _phases(campaign: c.Campaign, row: asyncpg.Record, counts: Mapping[int, dict[str, int]]) -> list[PhaseStatus]:
     shares: list[Any] = row["shares"] or []
+    enrolled = campaign.enrolment.phases if campaign.enrolment else []
 
     def state(index: int) -> c.PhaseState:
         if index == campaign.phase:
@@ -401,7 +405,7 @@ def _phases(campaign: c.Campaign, row: asyncpg.Record, counts: Mapping[int, dict
             phase=index,
             name=phase["name"],
             state=state(index),
-            devices=shares[index]["size"] if shares else None,
+            devices=enrolled[index] if enrolled else shares[index]["size"] if shares else None,
             counts=counts.get(index, {}),
             approved=index in campaign.phase_approvals,
             soak_until=campaign.soak_until if index == campaign.phase else None,

@@ -16,7 +16,7 @@ from itertools import groupby
 import asyncpg
 import msgspec
 
-from orchestrator.adapters.sql import enrolment, retrying, rows
+from orchestrator.adapters.sql import enrolment, joining, retrying, rows
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
 from orchestrator.domain.assignment import (
     Assignment,
@@ -59,7 +59,10 @@ class LedgerReplay:
 
 async def _enrol(conn: asyncpg.Connection, rules: dict[int, CampaignRules], entries: Sequence[Entry]) -> None:
     phases: dict[tuple[int, int], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    late = [entry for entry in entries if entry.cause is Cause.JOINED]
     for entry in entries:
+        if entry.cause is Cause.JOINED:
+            continue
         assert entry.phase is not None
         assert entry.stratum is not None
         strata = rules[entry.campaign_no].strata
@@ -71,6 +74,8 @@ async def _enrol(conn: asyncpg.Connection, rules: dict[int, CampaignRules], entr
     for campaign_no in sorted({no for no, _ in phases}):
         keys = [(campaign_no, i, key) for i, key in enumerate(rules[campaign_no].strata)]
         await conn.copy_records_to_table("stratum", records=keys)
+    if late:
+        await conn.copy_records_to_table("offer_queue", records=list(joining.queue_rows(late)))
 
 
 async def _decide(conn: asyncpg.Connection, rules: dict[int, CampaignRules], entries: Sequence[Entry]) -> None:

@@ -59,6 +59,10 @@ class RulesCache:
     def __init__(self) -> None:
         self._known: dict[int, tuple[str, CampaignRules]] = {}
 
+    def known(self, campaign_no: int) -> CampaignRules | None:
+        """Rules that are here already."""
+        return self._known[campaign_no][1] if campaign_no in self._known else None
+
     async def get(self, conn: asyncpg.Connection, campaign_nos: Iterable[int]) -> dict[int, CampaignRules]:
         """Rules of these campaigns. A campaign that was never submitted has none and cannot have assignments."""
         wanted = set(campaign_nos)

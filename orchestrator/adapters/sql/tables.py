@@ -126,6 +126,7 @@ class DecisionLedger(_Table, table=True):
         Index("decision_ledger_campaign", "campaign_no", "position"),
         Index("decision_ledger_action", "action_base", postgresql_where="action_base IS NOT NULL"),
         Index("decision_ledger_holdback", "campaign_no", postgresql_where="kind = 'enrol' AND phase = -1"),
+        Index("decision_ledger_enrol", "campaign_no", postgresql_where="kind = 'enrol'"),
     )
     position: int = _big(primary_key=True)
     campaign_no: int = _int()
@@ -380,6 +381,29 @@ class Pacing(_Table, table=True):
     """The phase whose token bucket ``credit`` and ``bucket_at`` are."""
     credit: int = _big()
     bucket_at: int = _big()
+
+
+class LateLook(_Table, table=True):
+    """How far a campaign with continuous membership has looked at the fleet; losable: a look may begin anew."""
+
+    __table_args__: ClassVar[Any] = _HEAD
+    campaign_no: int = _int(primary_key=True)
+    scan_after: int | None = _int(nullable=True)
+    """The first pass goes on after this device; null when it is done."""
+    events: int = _big()
+    facts: dict[str, Any] = _json()
+    """Partition to the offset of the next fact."""
+    next_look_at: int = _big()
+    refused: dict[str, Any] = _json()
+    """Reason to the number of rows of ``late_refusal``."""
+
+
+class LateRefusal(_Table, table=True):
+    """Devices that match and may not join, each once; losable with ``late_look``."""
+
+    campaign_no: int = _int(primary_key=True)
+    device_no: int = _int(primary_key=True)
+    reason: str = _text()
 
 
 class OfferQueue(_Table, table=True):

@@ -22,7 +22,7 @@ from orchestrator.domain import cohort, selection
 from orchestrator.domain.plan import parse_plan
 from schemas import registry_events as r
 from tests.support.waiting import until
-from tests.support.world import T0, World, plan
+from tests.support.world import T0, TARGET, World, plan
 
 AWKWARD = ["A", "B", "-", "%2D", "a,b", "x=y", "ü", "", "\x1f", "attribute.site=A"]
 """Values that need care in a stratum's key."""
@@ -31,6 +31,8 @@ device = st.tuples(
     st.text("AZaz09.~", min_size=1, max_size=4),
     st.sampled_from(["sensor-a", "gateway-b", "other-c"]),
     st.dictionaries(st.sampled_from(["site", "hw_revision"]), st.sampled_from(AWKWARD)),
+    st.sampled_from([None, "1.9.0", "2.0.0"]),
+    st.sampled_from([None, "aa", "bb"]),
 )
 fleets = (
     st.sampled_from([0, 1, 10, 60])
@@ -65,7 +67,7 @@ async def test_members_holdback_and_queue_are_what_was_approved(world):
 
 
 async def test_a_device_that_was_registered_after_the_count_is_no_member_and_halts_nothing(world):
-    counted = await SqlFleet(world.engine).count(parse_plan(plan()), ["sensor-a", "gateway-b"])
+    counted = await SqlFleet(world.engine).count(parse_plan(plan()), TARGET)
     assert counted.at == await world.value("SELECT max(registered_at) FROM device")
     late = r.RegisteredDevice(
         device_no=999, device_id="late", hardware_model="sensor-a", attributes={"hw_revision": "A"}
@@ -93,20 +95,25 @@ async def test_the_database_enrols_whom_the_domain_enrols_in_the_same_order(worl
     spec["selector"] = data.draw(
         st.sampled_from([None, "hardware_model!=a*", "device_id==*1*,attribute.x=exists=true"])
     )
+    spec["skip_current"] = data.draw(st.booleans())
+    spec["groups"] = {"site": "attribute.site=exists=true", "some": "device_id==*1*,attribute.hw_revision==A"}
+    sizes = [{"group": "site"}, {"group": "some"}, {"devices": listed or ["-"]}, {"percent": 30.0}, {"count": 9}]
+    drawn = data.draw(st.lists(st.sampled_from(sizes), max_size=4, unique_by=str))
+    phases = [{"name": f"p{index}", "soak": 0, **size} for index, size in enumerate([*drawn, {"percent": 100.0}])]
     async with transaction(world.engine) as conn:
         await conn.execute("TRUNCATE device")
         await conn.copy_records_to_table(
             "device",
-            columns=["device_no", "device_id", "hardware_model", "attributes", "registered_at"],
-            records=[(*each[:3], msgspec.json.encode(each[3]).decode(), 0) for each in fleet.values()],
+            columns=["device_no", "device_id", "hardware_model", "attributes", "version", "digest", "registered_at"],
+            records=[(*each[:3], msgspec.json.encode(each[3]).decode(), *each[4:], 0) for each in fleet.values()],
         )
     world.fleet = fleet
-    campaign = await world.launch(cohort=spec)
+    campaign = await world.launch(cohort=spec, phases=phases)
     async with transaction(world.engine) as conn:
         rules = (await RulesCache().get(conn, [campaign.campaign_no]))[campaign.campaign_no]
     frozen_plan = rules.dossier.plan
-    released = [Member(*each) for each in fleet.values() if each[2] != "other-c"]
-    expected = cohort.assign_phases(selection.select(frozen_plan, released), frozen_plan)
+    members = selection.select(frozen_plan, [Member(*each) for each in fleet.values()], TARGET)
+    expected = cohort.assign_phases(members, frozen_plan)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(enrolment, "LEDGER_ROW", 7)
@@ -190,3 +197,44 @@ async def test_a_fleet_that_outgrew_its_dossier_halts_the_campaign_before_any_of
     assert "no longer fits" in state.halt.reason
     assert await world.value("SELECT count(*) FROM decision_ledger") == 0
     assert await world.value("SELECT count(*) FROM offer_queue") == 0
+
+
+GROUPED = {
+    "cohort": {"stratify_by": ["hardware_model"], "groups": {"late": "attribute.hw_revision==C"}, "salt": "s"},
+    "phases": [
+        {"name": "late", "group": "late", "soak": 0},
+        {"name": "all", "percent": 100.0, "soak": 0},
+    ],
+}
+
+
+async def test_a_group_that_outgrew_its_dossier_halts_the_campaign_although_its_stratum_did_not(world):
+    campaign = await world.launch(**GROUPED)
+    async with transaction(world.engine) as conn:
+        await conn.execute("""UPDATE device SET attributes = '{"hw_revision": "C"}' WHERE device_no < 5""")
+    state = await world.decisions.enrol(campaign.campaign_id, T0)
+    assert state.halt is not None
+    assert "in phase late" in state.halt.reason
+    assert await world.value("SELECT count(*) FROM offer_queue") == 0
+
+
+async def test_a_group_is_enrolled_with_the_numbers_that_were_approved(world):
+    campaign = await world.launch(**GROUPED)
+    await world.decisions.enrol(campaign.campaign_id, T0)
+    found = await world.rows(
+        "SELECT phase, s.key, count(*) AS n, bool_and((attributes->>'hw_revision' = 'C') = (phase = 0)) AS placed"
+        " FROM offer_queue q JOIN device USING (device_no) JOIN stratum s USING (campaign_no, stratum) GROUP BY 1, 2"
+    )
+    assert all(row["placed"] for row in found)
+    shares = campaign.dossier["phases"]
+    assert {(row["phase"], row["key"]): row["n"] for row in found} == {
+        (index, key): n for index, share in enumerate(shares) for key, n in share["strata"].items()
+    }
+
+
+async def test_a_device_that_reports_the_release_before_the_launch_is_no_member(world):
+    campaign = await world.launch()
+    await world.rows("UPDATE device SET version = '2.0.0' WHERE device_no = 7")
+    assert (await world.decisions.enrol(campaign.campaign_id, T0)).enrolled
+    assert await world.value("SELECT count(*) FROM offer_queue WHERE device_no = 7") == 0
+    assert (await world.value("SELECT enrolment FROM campaign"))["members"] == 199

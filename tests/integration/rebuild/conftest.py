@@ -26,7 +26,7 @@ from schemas import registry_events as r
 from schemas.campaign_events import CampaignHalted
 from schemas.ledger import Cause, Entry, Kind
 from tests.integration.projector.conftest import site  # noqa: F401  (a fixture)
-from tests.support.world import IDENTITY, T0, World
+from tests.support.world import IDENTITY, T0, World, plan
 
 LIFE = (d.ACCEPTED, d.DOWNLOADING, d.INSTALLED, d.TRIAL)
 EVERYONE = {
@@ -79,8 +79,8 @@ class Story:
         await self.world.setup()
         self.breakers = Breakers(self.world.store, self.world.decisions)
         self.campaigns: list[c.Campaign] = []
-        for _ in range(2):
-            await self.launch()
+        await self.launch()
+        await self.launch(cohort=plan()["cohort"] | {"membership": "continuous", "max_members": 210})
 
     async def launch(self, **changes: object) -> None:
         campaign = await self.world.launch(**EVERYONE | changes)
@@ -191,6 +191,7 @@ class Story:
         for campaign in self.campaigns:
             self.now += self.dice.choice([0, 0, 20_000])
             await self.world.decisions.sweep(campaign.campaign_id, self.now, self.now)
+            await self.world.decisions.join(campaign.campaign_id, self.now)
 
     async def look(self) -> None:
         """Breakers open, probe and close."""
@@ -257,7 +258,10 @@ class Story:
 
     async def register(self) -> None:
         no = 1_000 + self.dice.randrange(10**6)
-        device = r.RegisteredDevice(device_no=no, device_id=f"late-{no}", hardware_model="sensor-a")
+        attributes = self.dice.choice([{}, {"hw_revision": "A"}, {"hw_revision": "B"}])
+        device = r.RegisteredDevice(
+            device_no=no, device_id=f"late-{no}", hardware_model="sensor-a", attributes=attributes
+        )
         await self.world._register(r.DevicesRegistered(devices=[device], actor="test"))
 
     async def lose(self) -> None:

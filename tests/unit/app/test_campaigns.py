@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.adapters.memory import MemoryCampaignStore
 from orchestrator.app.campaigns import CampaignNameError, Campaigns, Counted, ReasonError
+from orchestrator.app.inspection import Inspection
 from orchestrator.app.ports import VersionConflictError
 from orchestrator.app.registry import Release, ReleaseNotFoundError
 from orchestrator.domain import campaign as c
@@ -50,12 +51,17 @@ class Fleet:
         self.strata = {"hardware_model=m1": 60, "hardware_model=m2": 40}
         self.asked = []
         self.budget = ()
+        self.inspected = []
 
-    async def count(self, plan, hardware_models):
-        self.asked.append(hardware_models)
+    async def inspect(self, plan, target, campaign_no):
+        self.inspected.append(campaign_no)
+        return Inspection(conflicts=[], not_applicable=[])
+
+    async def count(self, plan, target):
+        self.asked.append((target.version, target.artifacts))
         return Counted(strata=self.strata, at=500, budget=self.budget)
 
-    async def withheld(self, plan, hardware_models, *, release_id, campaign_id):
+    async def withheld(self, plan, target, *, release_id, campaign_id):
         return {"opted_out": 3}
 
 
@@ -108,7 +114,7 @@ async def test_a_submission_freezes_what_the_fleet_makes_of_the_plan(campaigns, 
     expected = freeze(parse_plan(PLAN), strata_sizes=fleet.strata, release_digest="sha256:r")
     assert campaign.dossier == expected.canonical()
     assert campaign.digest == dossier_digest(expected)
-    assert fleet.asked == [["m1", "m2"]]
+    assert fleet.asked == [("1", {"m1": "aa", "m2": "bb"})]
 
 
 async def test_a_submission_is_counted_once(campaigns, fleet):
@@ -164,6 +170,16 @@ async def test_a_label_with_too_many_values_keeps_a_plan_a_draft(campaigns, flee
     with pytest.raises(PlanError) as caught:
         await campaigns.submit(made.campaign.campaign_id, actor="ann", command_id="s1")
     assert caught.value.code == "plan.budget.values"
+
+
+async def test_a_preview_looks_at_the_fleet_until_the_launch(campaigns, fleet):
+    campaign = await submitted(campaigns)
+    await campaigns.preview("cmp_1")
+    await campaigns.approve("cmp_1", campaign.digest, actor="bob", command_id="approve")
+    await campaigns.preview("cmp_1")
+    await campaigns.launch("cmp_1", actor="ann", command_id="launch")
+    await campaigns.preview("cmp_1")
+    assert fleet.inspected == [1, 1]
 
 
 async def test_commands_carry_who_and_why(campaigns):

@@ -20,7 +20,8 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_an_example_fits_a_fleet(block):
     plan = parse_plan(PLAN | yaml.safe_load(block))
-    assert validate_against(plan, strata_sizes={"a": 600, "b": 400}, release_models={"m"}) == []
+    named = {index: {"a": 5} for index, phase in enumerate(plan.phases) if phase.names}
+    assert validate_against(plan, strata_sizes={"a": 600, "b": 400}, named=named, release_models={"m"}) == []
 
 
 def test_every_example_of_the_page_is_tried():

@@ -39,7 +39,7 @@ CAMPAIGN: dict[str, Any] = {
     "approvals_required": 1,
     "release_halted_in": [],
     "resume_approvals": [],
-    "enrolment": {"members": 200, "holdback": 2, "strata": {}, "phases": [60, 138]},
+    "enrolment": {"members": 200, "holdback": 2, "strata": {}, "phases": [60, 138], "joined": 0, "refused": {}},
     "exposed": 25,
     "spared": 173,
     "withheld": {"opted_out": 3},

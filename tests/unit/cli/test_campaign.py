@@ -243,7 +243,7 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
                 "name": "canary",
                 "size": 60,
                 "reached": 60,
-                "strata": {},
+                "strata": {"sensor-a/A": 60},
                 "in_flight_start": 60,
                 "in_flight": 60,
                 "jitter": None,
@@ -328,6 +328,22 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
         "problems": [{"pointer": "/phases/1", "code": "plan.phase.size", "detail": "Adds no device."}],
         "revision": None,
         "withheld": {"opted_out": 3},
+        "untried": [{"stratum": "sensor-a/B", "devices": 7, "first_phase": "rest"}],
+        "unjudged": [{"rule": "revision", "stratum": "sensor-a/D", "devices": 2}],
+        "conflicts": [
+            {
+                "campaign_id": "cmp_9",
+                "name": "other",
+                "state": "running",
+                "in_flight": 4,
+                "waiting": 8,
+                "samples": ["dev-4"],
+            }
+        ],
+        "not_applicable": [
+            {"reason": "hardware_model", "detail": "m9", "devices": 3, "enrolled": False, "samples": ["dev-9"]},
+            {"reason": "never_seen", "detail": None, "devices": 5, "enrolled": True, "samples": ["dev-8", "dev-7"]},
+        ],
     }
     api.on("GET", "/v1/campaigns/cmp_1/preview", found)
     ran = ota("campaign", "preview", "cmp_1")
@@ -340,6 +356,15 @@ def test_preview_says_what_can_fail_at_most_and_when_the_rules_halt(ota, api):
     assert "0.004 at 1.0%, 0.065 at 2.0%" in " ".join(ran.stdout.split())
     assert ["transport", "3", "10m,", "20m"] in [line.split() for line in ran.stdout.splitlines()]
     assert ["canary", "60", "60", "60", "31"] in [line.split() for line in ran.stdout.splitlines()]
+    said = {" ".join(line.split()) for line in ran.stdout.splitlines()}
+    assert {
+        "sensor-a/A 200 60",
+        "sensor-a/B 7 rest",
+        "sensor-a/D 2 revision",
+        "other cmp_9 running 4 8 dev-4",
+        "the release has nothing for the model m9 3 left out dev-9",
+        "never seen 5 enrolled dev-8, dev-7",
+    } <= said
     assert ota("campaign", "preview", "cmp_1", "--json").json == found
 
 

@@ -102,6 +102,10 @@ def test_the_preview_shows_how_far_a_cap_grows_and_how_starts_are_spread(ota, ap
         "health": [],
         "problems": [],
         "withheld": {},
+        "untried": [],
+        "unjudged": [],
+        "conflicts": [],
+        "not_applicable": [],
         "revision": {"digest": "sha256:new", "changes": REVISION["changes"], "phases": [then]},
     }
     api.on("GET", "/v1/campaigns/cmp_1/preview", preview)

@@ -23,6 +23,10 @@ PREVIEW = {
     "problems": [],
     "withheld": {},
     "revision": None,
+    "untried": [],
+    "unjudged": [],
+    "conflicts": [],
+    "not_applicable": [],
 }
 DRAFTED = {
     "campaign_id": "cmp_1",

@@ -393,7 +393,8 @@ def test_a_dossier_that_an_earlier_version_froze_keeps_its_digest_and_still_load
     stored = json.loads((Path(__file__).parent / "golden" / "dossier-1.json").read_bytes())
     assert digest_of(stored) == "sha256:cc824b5280abdefbf6ed622d8f0c0e1b187841b3b2727075b14bceb75f0f1516"
     # What a plan has by default since then was not approved with it.
-    without = dossier.plan.model_copy(update={"breaker": None})
+    counted_all = dossier.plan.cohort.model_copy(update={"skip_current": False})
+    without = dossier.plan.model_copy(update={"breaker": None, "cohort": counted_all})
     assert Dossier.model_validate(stored) == dossier.model_copy(update={"plan": without})
 
 
@@ -436,3 +437,46 @@ def test_a_wrong_breaker_says_where(data, field, value, code):
     with pytest.raises(PlanError) as caught:
         parse_plan({**data, "breaker": {field: value}})
     assert [(item["pointer"], item["code"]) for item in caught.value.errors] == [(f"/breaker/{field}", code)]
+
+
+def grouped(data: dict[str, Any], *phases: dict[str, Any]) -> dict[str, Any]:
+    last = data["phases"][-1]
+    cohort = data["cohort"] | {"groups": {"lab": "attribute.site==lab"}}
+    named = [{"name": f"n{index}", "soak": 0, **phase} for index, phase in enumerate(phases)]
+    return data | {"cohort": cohort, "phases": [*named, last]}
+
+
+@pytest.mark.parametrize(
+    "size",
+    [{"group": "lab", "percent": 5.0}, {"group": "lab", "devices": ["d"]}, {"devices": ["d"], "min_count": 3}, {}],
+)
+def test_a_phase_has_one_way_to_say_whom_it_takes(data, size):
+    assert refusal(grouped(data, size)).code == "plan.phase.size"
+
+
+def test_what_a_phase_names_must_be_there(data):
+    assert refusal(grouped(data, {"group": "labs"})).errors[0]["pointer"] == "/phases/0/group"
+    assert refusal(grouped(data, {"group": "labs"})).code == "plan.phase.group"
+    assert refusal(grouped(data, {"devices": []})).errors[0]["pointer"] == "/phases/0/devices"
+    wrong = grouped(data, {"group": "lab"})
+    wrong["cohort"]["groups"]["lab"] = "attribute.site="
+    assert refusal(wrong).errors[0]["pointer"] == "/cohort/groups/lab"
+
+
+def test_the_last_phase_takes_everybody_else(data):
+    plan = grouped(data, {"group": "lab"})
+    assert refusal(plan | {"phases": plan["phases"][:1]}).code == "plan.phases.sum"
+
+
+def test_a_group_without_a_device_of_its_own_is_refused_with_the_fleet(data):
+    plan = parse_plan(grouped(data, {"group": "lab"}, {"devices": ["d"]}))
+    problems = validate_against(plan, strata_sizes=SIZES, named={0: {"a": 5}}, release_models=MODELS)
+    assert [(problem.pointer, problem.code) for problem in problems] == [("/phases/1", "plan.phase.size")]
+
+
+def test_a_dossier_freezes_what_is_taken_by_name(data):
+    plan = parse_plan(grouped(data, {"group": "lab"}))
+    dossier = freeze(plan, strata_sizes=SIZES, named={0: {"a": 5}}, release_digest="sha256:feed")
+    assert dossier.phases[0].strata == {"a": 5, "b": 0}
+    assert dossier.named == {0: {"a": 5, "b": 0}}
+    assert Dossier.model_validate(json.loads(json.dumps(dossier.canonical()))) == dossier
