@@ -15,7 +15,7 @@ from orchestrator.domain.budget import MAX_VALUES, value_of
 from orchestrator.domain.dossier import validate_against
 from orchestrator.domain.plan import parse_plan
 from schemas import device_events as d
-from tests.support.world import T0, World, plan
+from tests.support.world import T0, TARGET, World, plan
 
 PLAN = {
     "phases": [{"name": "all", "percent": 100.0, "soak": "1s"}],
@@ -152,7 +152,7 @@ async def test_slices_of_several_campaigns_at_once_do_not_both_see_the_same_room
 
 async def test_the_database_counts_as_the_domain_does(world):
     parsed = parse_plan(plan(**PLAN, budget=[*TENTH, {"label": "hardware_model", "max_percent": 25}]))
-    counted = await SqlFleet(world.engine).count(parsed, ["sensor-a"])
+    counted = await SqlFleet(world.engine).count(parsed, TARGET)
     for rule, found in zip(parsed.budget, counted.budget, strict=True):
         assert found == Counter(value_of(rule.label, m, a) for _, _, m, a in world.fleet.values())
     assert counted.budget[0]["-"] == 1
@@ -167,7 +167,7 @@ async def test_a_label_with_too_many_values_is_refused_under_a_code(world):
             1_000 + MAX_VALUES + 10,
         )
     parsed = parse_plan(plan(**PLAN, budget=TENTH))
-    counted = await SqlFleet(world.engine).count(parsed, ["sensor-a"])
+    counted = await SqlFleet(world.engine).count(parsed, TARGET)
     assert len(counted.budget[0]) == MAX_VALUES + 1
     problems = validate_against(parsed, strata_sizes=counted.strata, release_models=["sensor-a"], budget=counted.budget)
     assert [(each.pointer, each.code) for each in problems] == [("/budget/0/label", "plan.budget.values")]

@@ -20,7 +20,7 @@ from orchestrator.domain.plan import parse_plan
 from schemas import device_events as d
 from schemas.owner_events import Consent
 from tests.support.waiting import until
-from tests.support.world import T0, World, plan
+from tests.support.world import T0, TARGET, World, plan
 
 DAY = 86_400_000
 ALL = {"phases": [{"name": "all", "percent": 100.0, "soak": "5s"}], "max_in_flight": {"initial": 500, "maximum": 500}}
@@ -295,9 +295,7 @@ async def test_the_preview_counts_what_the_rule_says_of_each_device(world, polic
         )
     changes = {"owner": policy, "preconditions": preconditions, "cohort": {"exclude": ["dev-0001"]}}
     parsed = parse_plan(plan(**changes))
-    counted = await SqlFleet(world.engine).withheld(
-        parsed, ["sensor-a", "gateway-b"], release_id="rel_1", campaign_id="cmp_x"
-    )
+    counted = await SqlFleet(world.engine).withheld(parsed, TARGET, release_id="rel_1", campaign_id="cmp_x")
     expected: Counter[str] = Counter()
     for _, name, _, attributes in world.fleet.values():
         if name == "dev-0001":
