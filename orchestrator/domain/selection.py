@@ -17,13 +17,18 @@ from orchestrator.domain.plan import Phase, Plan
 from orchestrator.domain.query import Subject, matches, parse
 
 
-class Candidate(Subject, Protocol):
+class Twin(Subject, Protocol):
+    """A device with all that it has said it runs."""
+
+    @property
+    def digest(self) -> str | None: ...
+
+
+class Candidate(Twin, Protocol):
     """A registered device."""
 
     @property
     def device_no(self) -> int: ...
-    @property
-    def digest(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ def models(plan: Plan, release_models: Collection[str]) -> list[str]:
     return sorted(set(plan.cohort.hardware_models or release_models) & set(release_models))
 
 
-def is_current(device: Candidate, target: Target) -> bool:
+def is_current(device: Twin, target: Target) -> bool:
     """Whether the device runs the release already: it has reported a version or a digest, and all that it has reported says so."""
     said = [
         (device.version, target.version),

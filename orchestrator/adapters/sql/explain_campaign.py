@@ -17,11 +17,11 @@ import asyncpg
 from orchestrator.adapters.sql import breaker, budget, campaigns, event_log, fleet_stop, rows, schedules
 from orchestrator.adapters.sql.dispatch import halted_strata
 from orchestrator.adapters.sql.eta_reading import read_eta
-from orchestrator.adapters.sql.selection import attribute_names, value_columns
 from orchestrator.adapters.sql.gate_reading import reading_of
 from orchestrator.adapters.sql.pace import in_force
 from orchestrator.adapters.sql.retrying import AT_ONCE, RETRY, RETRY_RANK
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
+from orchestrator.adapters.sql.selection import attribute_names, value_columns
 from orchestrator.app.explain import CampaignReading
 from orchestrator.domain import pacing
 from orchestrator.domain.assignment import ACTIVE, Assignment, State, due

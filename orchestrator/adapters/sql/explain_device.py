@@ -27,6 +27,7 @@ from orchestrator.domain.explain import Condition, FullPlace
 from orchestrator.domain.explain.device import Entry, Holder, Seat, Subject
 from orchestrator.domain.plan import Plan, parse_plan
 from orchestrator.domain.running import FOREVER
+from orchestrator.domain.selection import Target
 from orchestrator.domain.visibility import Shown, shown
 
 CAMPAIGNS: Final = 50
@@ -35,10 +36,12 @@ CAMPAIGNS: Final = 50
 EXPLAINED: Final = 3
 """Campaigns whose own condition is looked up: a device waits in few at once."""
 
-_DEVICE: Final = """SELECT i.device_no, d.device_id, d.hardware_model, d.version, d.attributes, d.registered_at, p.last_seen_at
+_DEVICE: Final = """SELECT i.device_no, d.device_id, d.hardware_model, d.version, d.digest, d.attributes, d.registered_at,
+    p.last_seen_at
 FROM device_identity i JOIN device d USING (device_no) LEFT JOIN presence p USING (device_no) WHERE i.device_id = $1"""
 _CAMPAIGNS: Final = """SELECT c.campaign_no, c.campaign_id, c.state, c.phase, c.plan, c.enrolment IS NOT NULL AS enrolled,
-    coalesce(r.artifacts, '{}') AS artifacts, k.hold, k.held_at FROM campaign c LEFT JOIN release r USING (release_id)
+    coalesce(r.version, '') AS version, coalesce(r.artifacts, '{}') AS artifacts, k.hold, k.held_at
+FROM campaign c LEFT JOIN release r USING (release_id)
 LEFT JOIN control k ON k.campaign_no = c.campaign_no AND k.stratum = -1
 WHERE ($1::text IS NOT NULL AND c.campaign_id = $1) OR ($1 IS NULL AND c.state = ANY($2::text[]))
 ORDER BY c.campaign_no DESC LIMIT $3"""
@@ -90,6 +93,7 @@ async def read_device(
         device_id=row["device_id"],
         hardware_model=row["hardware_model"],
         version=row["version"],
+        digest=row["digest"],
         attributes=row["attributes"],
         registered_at=row["registered_at"],
         last_seen_at=row["last_seen_at"],
@@ -146,7 +150,7 @@ async def _seat(
         phase=campaign["phase"],
         enrolled=campaign["enrolled"],
         plan=plan,
-        release_models=frozenset(campaign["artifacts"]),
+        target=Target(campaign["version"], campaign["artifacts"]),
         counted_at=await conn.fetchval(_COUNTED, stream_of(campaign["campaign_id"])),
         phase_enrolled=enrolled,
         holder=device.holder,

@@ -20,7 +20,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from orchestrator import failpoints
-from orchestrator.adapters.sql import campaigns, ledger
+from orchestrator.adapters.sql import campaigns, ledger, rows
 from orchestrator.adapters.sql.engine import transaction
 from orchestrator.adapters.sql.enrolment import LEDGER_ROW
 from orchestrator.adapters.sql.facts import PROJECTION
@@ -116,7 +116,7 @@ async def _join(conn: asyncpg.Connection, rules: CampaignRules, now: int) -> int
     if not admission.joined:
         return 0
     entries = list(_entries(rules, admission, now))
-    await conn.copy_records_to_table("offer_queue", records=list(queue_rows(entries)))
+    await conn.copy_records_to_table("offer_queue", columns=rows.QUEUED, records=list(queue_rows(entries)))
     await own_control(conn, no)
     if (await campaigns.load(conn, rules.campaign_id)).version != campaign.version:
         raise _OvertakenError

@@ -75,7 +75,7 @@ async def _enrol(conn: asyncpg.Connection, rules: dict[int, CampaignRules], entr
         keys = [(campaign_no, i, key) for i, key in enumerate(rules[campaign_no].strata)]
         await conn.copy_records_to_table("stratum", records=keys)
     if late:
-        await conn.copy_records_to_table("offer_queue", records=list(joining.queue_rows(late)))
+        await conn.copy_records_to_table("offer_queue", columns=rows.QUEUED, records=list(joining.queue_rows(late)))
 
 
 async def _decide(conn: asyncpg.Connection, rules: dict[int, CampaignRules], entries: Sequence[Entry]) -> None:

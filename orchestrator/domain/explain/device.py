@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from orchestrator.domain.assignment import ACTIVE, IN_TRIAL, Assignment, State
-from orchestrator.domain.campaign import TERMINAL, CampaignState
+from orchestrator.domain.campaign import LIVE, TERMINAL, CampaignState
 from orchestrator.domain.explain.view import Condition, Found, FullPlace
 from orchestrator.domain.owner import Reason, Withheld
 from orchestrator.domain.plan import Plan
 from orchestrator.domain.query import failing
-from orchestrator.domain.selection import models
+from orchestrator.domain.selection import Target, is_current, models
 from orchestrator.domain.visibility import Shown
 from orchestrator.domain.window import Shut, written
 
@@ -32,6 +32,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     version: str | None
     attributes: Mapping[str, str]
     registered_at: int
+    digest: str | None = None
     last_seen_at: int | None = None
 
 
@@ -62,7 +63,8 @@ class Seat(Struct, frozen=True, kw_only=True):
     """Opened last; -1 before the first."""
     enrolled: bool
     plan: Plan
-    release_models: frozenset[str] = frozenset()
+    target: Target = Target("", {})
+    """What the campaign brings its devices to."""
     counted_at: int | None = None
     """When the fleet was counted for the plan, ms; None before its submission."""
     phase_enrolled: int | None = None
@@ -100,7 +102,7 @@ class Seat(Struct, frozen=True, kw_only=True):
 
 
 def model(seat: Seat) -> Found | None:
-    wanted = models(seat.plan, seat.release_models)
+    wanted = models(seat.plan, seat.target.artifacts)
     if seat.member or seat.device.hardware_model in wanted:
         return None
     detail = f"Its hardware model {seat.device.hardware_model} is not among those of the campaign: {', '.join(wanted)}."
@@ -137,13 +139,23 @@ def selector(seat: Seat) -> Found | None:
     return Found(f"The selector does not match it: {joined}.", {"selector": seat.plan.cohort.selector, "failing": data})
 
 
+def current(seat: Seat) -> Found | None:
+    device = seat.device
+    if seat.member or not seat.plan.cohort.leaves_out_current or not is_current(device, seat.target):
+        return None
+    return Found(
+        "It has reported that it runs the release already, and the plan leaves such devices out.",
+        {"version": device.version, "digest": device.digest},
+    )
+
+
 def late(seat: Seat) -> Found | None:
     if seat.member or seat.counted_at is None or seat.device.registered_at <= seat.counted_at:
         return None
     return Found(
         f"It was registered at {written(seat.device.registered_at)}, after the fleet was counted at {written(seat.counted_at)}.",
         {"registered_at": seat.device.registered_at, "counted_at": seat.counted_at},
-        "A later campaign takes it in.",
+        _later(seat),
     )
 
 
@@ -156,9 +168,13 @@ def not_enrolled(seat: Seat) -> Found | None:
 def not_taken_up(seat: Seat) -> Found | None:
     if seat.member or not seat.enrolled:
         return None
-    return Found(
-        "It fits the cohort now, but it did not when the cohort was taken up.", {}, "A later campaign takes it in."
-    )
+    return Found("It fits the cohort now, but it did not when the cohort was taken up.", {}, _later(seat))
+
+
+def _later(seat: Seat) -> str:
+    if seat.plan.cohort.membership == "continuous" and seat.state in LIVE:
+        return "It joins at the campaign's next look at the fleet, if its stratum was approved and there is room."
+    return "A later campaign takes it in."
 
 
 def held_back(seat: Seat) -> Found | None:
@@ -408,6 +424,7 @@ DEVICE_CONDITIONS: Final = (
     DeviceRule("why.device.excluded", "the plan excludes it", excluded),
     DeviceRule("why.device.not_included", "the plan lists others", not_included),
     DeviceRule("why.device.selector", "the selector does not match it; says which comparisons fail", selector),
+    DeviceRule("why.device.current", "it has reported that it runs the release already", current),
     DeviceRule("why.device.late", "registered after the fleet was counted", late),
     DeviceRule("why.device.not_enrolled", "the cohort has not been taken up", not_enrolled),
     DeviceRule("why.device.not_taken_up", "it did not fit when the cohort was taken up", not_taken_up),

@@ -12,11 +12,12 @@ from orchestrator.domain.campaign import CampaignState
 from orchestrator.domain.explain.device import Entry, Holder, Seat, Subject, explain_device
 from orchestrator.domain.plan import parse_plan
 from orchestrator.domain.query import failing, matches, parse
-from orchestrator.domain.selection import models
+from orchestrator.domain.selection import Target, select
 from tests.support.world import plan
 
 T0 = 1_790_000_000_000
-NO_MEMBER = {"model", "excluded", "not_included", "selector"}
+NO_MEMBER = {"model", "excluded", "not_included", "selector", "current"}
+TARGET = Target(version="2.0", artifacts={"aa": "d1", "bb": "d2"})
 IDS = ("d1", "d2", "d3")
 SELECTORS = (
     None,
@@ -31,6 +32,7 @@ subjects = st.builds(
     device_id=st.sampled_from(IDS),
     hardware_model=st.sampled_from(("aa", "bb", "cc")),
     version=st.none() | st.sampled_from(("1.9", "2.0", "dev")),
+    digest=st.none() | st.sampled_from(("d1", "d0")),
     attributes=st.fixed_dictionaries(
         {},
         optional={
@@ -56,7 +58,7 @@ def seat(device: Subject, cohort: dict[str, Any], **more: Any) -> Seat:
         "phase": 0,
         "enrolled": True,
         "plan": parse_plan(plan(cohort=cohort)),
-        "release_models": frozenset({"aa", "bb"}),
+        "target": TARGET,
         "counted_at": T0,
     }
     return Seat(**base | more)
@@ -65,10 +67,8 @@ def seat(device: Subject, cohort: dict[str, Any], **more: Any) -> Seat:
 @given(subjects, cohorts)
 def test_a_device_is_told_why_it_is_no_member_exactly_where_the_selection_leaves_it_out(device, cohort):
     asked = seat(device, cohort)
-    spec, query = asked.plan.cohort, asked.plan.query
-    listed = device.device_id not in spec.exclude and (not spec.include or device.device_id in spec.include)
-    fits = device.hardware_model in models(asked.plan, asked.release_models)
-    chosen = fits and listed and (query is None or matches(query, device))
+    candidate = Candidate(**{name: getattr(device, name) for name in device.__struct_fields__})
+    chosen = any(select(asked.plan, [candidate], TARGET))
     told = {each.code.removeprefix("why.device.") for each in explain_device(asked)} & NO_MEMBER
     assert bool(told) != chosen
 
