@@ -49,6 +49,10 @@ cohorts = st.fixed_dictionaries(
 )
 
 
+class Candidate(Subject, frozen=True, kw_only=True):
+    device_no: int = 1
+
+
 def seat(device: Subject, cohort: dict[str, Any], **more: Any) -> Seat:
     base: dict[str, Any] = {
         "device": device,

@@ -12,6 +12,7 @@ from orchestrator.domain.explain import Condition, FullPlace
 from orchestrator.domain.explain.device import DEVICE_CONDITIONS, Entry, Holder, Seat, Subject, explain_device
 from orchestrator.domain.owner import Reason, Withheld
 from orchestrator.domain.plan import parse_plan
+from orchestrator.domain.selection import Target
 from orchestrator.domain.visibility import Shown
 from orchestrator.domain.window import Closed, Shut
 from tests.support.world import T0, plan
@@ -48,17 +49,18 @@ def seat(**more: Any) -> Seat:
         "phase": 0,
         "enrolled": True,
         "plan": PLAN,
-        "release_models": frozenset({"aa"}),
+        "target": Target("2.0", {"aa": "ff"}),
         "counted_at": T0,
     }
     return Seat(**base | more)
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("model", {"release_models": frozenset({"bb"})}),
+    ("model", {"target": Target("2.0", {"bb": "ff"})}),
     ("excluded", {"plan": parse_plan(plan(cohort={"exclude": ["d1"]}))}),
     ("not_included", {"plan": parse_plan(plan(cohort={"include": ["d2"]}))}),
     ("selector", {"plan": parse_plan(plan(cohort={"selector": "version==2.0"}))}),
+    ("current", {"target": Target("1.0", {"aa": "ff"})}),
     ("late", {"counted_at": T0 - 10}),
     ("not_enrolled", {"enrolled": False}),
     ("not_taken_up", {}),
@@ -108,3 +110,13 @@ def test_what_would_hold_next_stands_below():
         seat(entry=LATER, outranked=("cmp_9",), campaign=Condition(code="why.paused", detail="Paused."))
     )
     assert [each.code.removeprefix("why.device.") for each in found] == ["outranked", "put_off", "campaign"]
+
+
+def test_a_late_device_joins_a_campaign_that_is_open_to_it_and_no_other():
+    late, taken = plan(), {"membership": "continuous", "max_members": 500}
+    found = [
+        explain_device(seat(counted_at=T0 - 10, plan=parse_plan(each)))[0].remedy
+        for each in (late, late | {"cohort": late["cohort"] | taken})
+    ]
+    assert "later campaign" in (found[0] or "")
+    assert "It joins" in (found[1] or "")
