@@ -8,7 +8,10 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from api.deps import CommandId, ExpectedVersion, PageQuery, etag, scoped, stale_as_precondition
+from api.operator import campaign_models as cm
+from api.operator import history_models as hm
 from api.operator import models as m
+from api.operator import preview_models as pm
 from api.operator.listing import listed
 from api.operator.services import OperatorServices, Services
 from orchestrator.app.keys import Principal, Scope
@@ -30,17 +33,17 @@ class CampaignQuery(PageQuery):
     )
 
 
-async def shown(services: OperatorServices, campaign_id: str, response: Response) -> m.Campaign:
+async def shown(services: OperatorServices, campaign_id: str, response: Response) -> cm.Campaign:
     """The campaign as it is now, with its version as the ETag."""
     status = await services.queries.campaign(campaign_id)
     response.headers["ETag"] = etag(status.version)
-    return m.Campaign.model_validate(status)
+    return cm.Campaign.model_validate(status)
 
 
 @router.post("", status_code=201)
 async def create_campaign(
-    body: m.CampaignInput, caller: Writer, services: Services, command_id: CommandId, response: Response
-) -> m.Campaign:
+    body: cm.CampaignInput, caller: Writer, services: Services, command_id: CommandId, response: Response
+) -> cm.Campaign:
     """Create a draft. The plan is checked as far as it goes without a fleet; every problem is named at once."""
     done = await services.campaigns.create(body.name, body.plan, actor=caller.name, command_id=command_id)
     campaign_id = done.campaign.campaign_id
@@ -51,17 +54,17 @@ async def create_campaign(
 @router.get("")
 async def list_campaigns(
     query: Annotated[CampaignQuery, Query()], _: Reader, services: Services, request: Request, response: Response
-) -> m.Listed[m.CampaignSummary]:
+) -> m.Listed[cm.CampaignSummary]:
     """The newest first."""
 
     async def read(limit: int, after: Any) -> Any:
         return await services.queries.campaigns(limit, after, state=query.state)
 
-    return await listed(request, response, services, query, m.CampaignSummary.model_validate, read)
+    return await listed(request, response, services, query, cm.CampaignSummary.model_validate, read)
 
 
 @router.get("/{campaign_id}")
-async def get_campaign(campaign_id: str, _: Reader, services: Services, response: Response) -> m.Campaign:
+async def get_campaign(campaign_id: str, _: Reader, services: Services, response: Response) -> cm.Campaign:
     """State, phases with counts, gate, and the halt with every number it was decided on; of one snapshot."""
     return await shown(services, campaign_id, response)
 
@@ -74,7 +77,7 @@ async def list_campaign_events(
     services: Services,
     request: Request,
     response: Response,
-) -> m.Listed[m.CampaignEvent]:
+) -> m.Listed[cm.CampaignEvent]:
     """Every decision about the campaign, the oldest first."""
 
     async def read(limit: int, after: Any) -> Any:
@@ -84,15 +87,15 @@ async def list_campaign_events(
 
 
 @router.get("/{campaign_id}/preview")
-async def preview_campaign(campaign_id: str, _: Reader, services: Services) -> m.Preview:
+async def preview_campaign(campaign_id: str, _: Reader, services: Services) -> pm.Preview:
     """What the plan means in devices and in failures; of a draft, for the fleet as it is now."""
-    return m.Preview.model_validate(await services.campaigns.preview(campaign_id))
+    return pm.Preview.model_validate(await services.campaigns.preview(campaign_id))
 
 
 @router.post("/{campaign_id}/backtest")
-async def backtest_campaign(campaign_id: str, body: m.BacktestInput, _: Reader, services: Services) -> m.Backtest:
+async def backtest_campaign(campaign_id: str, body: hm.BacktestInput, _: Reader, services: Services) -> hm.Backtest:
     """What another halt policy would have done with what happened; changes nothing. Without a policy: the plan's own rules."""
-    return m.Backtest.model_validate(await services.backtests.run(campaign_id, body.policy))
+    return hm.Backtest.model_validate(await services.backtests.run(campaign_id, body.policy))
 
 
 @router.post("/{campaign_id}/submit")
@@ -103,7 +106,7 @@ async def submit_campaign(
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Freeze every number into the dossier and ask for approval."""
     with stale_as_precondition(expected):
         await services.campaigns.submit(
@@ -115,13 +118,13 @@ async def submit_campaign(
 @router.post("/{campaign_id}/approve")
 async def approve_campaign(
     campaign_id: str,
-    body: m.DigestInput,
+    body: cm.DigestInput,
     caller: Approver,
     services: Services,
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Approve the plan of a submitted campaign, the revision of a running one, or the resume of a halted one."""
     with stale_as_precondition(expected):
         await services.campaigns.approve(
@@ -134,13 +137,13 @@ async def approve_campaign(
 async def approve_phase(
     campaign_id: str,
     phase: int,
-    body: m.DigestInput,
+    body: cm.DigestInput,
     caller: Approver,
     services: Services,
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Let a phase promote that waits for people; phases count from 0."""
     with stale_as_precondition(expected):
         await services.campaigns.approve_phase(
@@ -154,11 +157,11 @@ async def give_verdict(
     campaign_id: str,
     phase: int,
     gate: str,
-    body: m.VerdictInput,
+    body: cm.VerdictInput,
     caller: Gate,
     services: Services,
     command_id: CommandId,
-) -> m.GivenVerdict:
+) -> cm.GivenVerdict:
     """What an external gate says of a phase; its last verdict counts. `halt` halts the campaign, in the gate's name."""
     given = await services.verdicts.give(
         campaign_id,
@@ -171,7 +174,7 @@ async def give_verdict(
         evidence=body.evidence_url,
         gate_epoch=body.gate_epoch,
     )
-    return m.GivenVerdict.model_validate(given)
+    return cm.GivenVerdict.model_validate(given)
 
 
 @router.post("/{campaign_id}/launch")
@@ -182,7 +185,7 @@ async def launch_campaign(
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Start an approved campaign."""
     with stale_as_precondition(expected):
         await services.campaigns.launch(
@@ -194,13 +197,13 @@ async def launch_campaign(
 @router.post("/{campaign_id}/pause")
 async def pause_campaign(
     campaign_id: str,
-    body: m.ReasonInput,
+    body: cm.ReasonInput,
     caller: Halter,
     services: Services,
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Hold offers; devices that started go on."""
     with stale_as_precondition(expected):
         await services.campaigns.pause(
@@ -212,13 +215,13 @@ async def pause_campaign(
 @router.post("/{campaign_id}/resume")
 async def resume_campaign(
     campaign_id: str,
-    body: m.ReasonInput,
+    body: cm.ReasonInput,
     caller: Launcher,
     services: Services,
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Go on after a pause, or after a halt whose end somebody else has approved."""
     with stale_as_precondition(expected):
         await services.campaigns.resume(
@@ -230,12 +233,12 @@ async def resume_campaign(
 @router.post("/{campaign_id}/halt")
 async def halt_campaign(
     campaign_id: str,
-    body: m.ReasonInput,
+    body: cm.ReasonInput,
     caller: Halter,
     services: Services,
     command_id: CommandId,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Stop now. Never refused for being stale; `halt.position` says beyond where nothing is offered or started."""
     await services.campaigns.halt(campaign_id, body.reason, actor=caller.name, command_id=command_id)
     return await shown(services, campaign_id, response)
@@ -244,13 +247,13 @@ async def halt_campaign(
 @router.post("/{campaign_id}/abort")
 async def abort_campaign(
     campaign_id: str,
-    body: m.ReasonInput,
+    body: cm.ReasonInput,
     caller: Launcher,
     services: Services,
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """End the campaign for good."""
     with stale_as_precondition(expected):
         await services.campaigns.abort(
@@ -261,8 +264,8 @@ async def abort_campaign(
 
 @router.post("/{campaign_id}/remediate", status_code=201)
 async def remediate_campaign(
-    campaign_id: str, body: m.RemediationInput, caller: Writer, services: Services, command_id: CommandId
-) -> m.Remediation:
+    campaign_id: str, body: cm.RemediationInput, caller: Writer, services: Services, command_id: CommandId
+) -> cm.Remediation:
     """Draft campaigns that take the updated devices of a stopped one back. Each is submitted, approved and launched on its own."""
     drafted = await services.remediations.draft(
         campaign_id,
@@ -273,11 +276,11 @@ async def remediate_campaign(
         plan=body.plan,
         name=body.name,
     )
-    return m.Remediation(campaign_id=campaign_id, **msgspec.to_builtins(drafted, str_keys=True))
+    return cm.Remediation(campaign_id=campaign_id, **msgspec.to_builtins(drafted, str_keys=True))
 
 
-def _event(item: Recorded) -> m.CampaignEvent:
-    return m.CampaignEvent(
+def _event(item: Recorded) -> cm.CampaignEvent:
+    return cm.CampaignEvent(
         position=item.position,
         stream=item.stream,
         version=item.version,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from api.deps import CommandId, PageQuery, scoped
+from api.operator import history_models as hm
 from api.operator import models as m
 from api.operator.listing import listed
 from api.operator.services import Services
@@ -67,10 +68,10 @@ async def list_devices(
 @router.get("/{device_id}")
 async def get_device(
     device_id: str, _: Reader, services: Services, as_of: m.Moment | None = None
-) -> m.DeviceDetail | m.DeviceAsOf:
+) -> m.DeviceDetail | hm.DeviceAsOf:
     """The twin, when it was last seen, and what it is assigned to; with `as_of`, what it was and ran at that time."""
     if as_of is not None:
-        return m.DeviceAsOf.model_validate(await services.as_of.device(device_id, m.milliseconds(as_of)))
+        return hm.DeviceAsOf.model_validate(await services.as_of.device(device_id, m.milliseconds(as_of)))
     return m.DeviceDetail.model_validate(await services.queries.device(device_id))
 
 

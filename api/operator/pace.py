@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from api.deps import CommandId, ExpectedVersion, stale_as_precondition
-from api.operator import models as m
+from api.operator import campaign_models as cm
 from api.operator.campaigns import Halter, Launcher, Writer, shown
 from api.operator.services import Services
 from orchestrator.domain.brake import Brake
@@ -16,12 +16,12 @@ router = APIRouter(prefix="/campaigns", tags=["campaigns"])
 @router.post("/{campaign_id}/brake")
 async def brake_campaign(
     campaign_id: str,
-    body: m.BrakeInput,
+    body: cm.BrakeInput,
     caller: Halter,
     services: Services,
     command_id: CommandId,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Lower the pace now, in force at the commit. Never refused for being stale; it cannot raise what is in force."""
     limits = Brake(per_minute=body.per_minute, max_in_flight=body.max_in_flight)
     await services.pace.brake(campaign_id, limits, body.reason, actor=caller.name, command_id=command_id)
@@ -31,13 +31,13 @@ async def brake_campaign(
 @router.post("/{campaign_id}/brake/release")
 async def release_brake(
     campaign_id: str,
-    body: m.BrakeReleaseInput,
+    body: cm.BrakeReleaseInput,
     caller: Launcher,
     services: Services,
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Loosen the brake to the limits given, or take it off; more than the approved plan allows needs a revision."""
     left = Brake(per_minute=body.per_minute, max_in_flight=body.max_in_flight)
     with stale_as_precondition(expected):
@@ -50,13 +50,13 @@ async def release_brake(
 @router.post("/{campaign_id}/revise")
 async def revise_campaign(
     campaign_id: str,
-    body: m.RevisionInput,
+    body: cm.RevisionInput,
     caller: Writer,
     services: Services,
     command_id: CommandId,
     expected: ExpectedVersion,
     response: Response,
-) -> m.Campaign:
+) -> cm.Campaign:
     """Propose another pace. The campaign runs on as it was approved until somebody else approves `revision.digest`."""
     with stale_as_precondition(expected):
         await services.pace.revise(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api.deps import CommandId, PageQuery, scoped
+from api.operator import campaign_models as cm
 from api.operator import models as m
 from api.operator.listing import listed
 from api.operator.services import Services
@@ -79,10 +80,10 @@ async def _signed(
 
 @router.post("/webhook-answers")
 async def answer_webhook(
-    body: m.AnswerInput, signed: Annotated[tuple[str, str], Depends(_signed)], services: Services
-) -> m.GivenVerdict:
+    body: cm.AnswerInput, signed: Annotated[tuple[str, str], Depends(_signed)], services: Services
+) -> cm.GivenVerdict:
     """The answer to `phase.awaiting_verdict`, signed by the webhook's secret as the Standard Webhooks specification says.
 
     No API key is needed. `webhook-id` is an id of the sender's choice: the same one again is the same answer.
     """
-    return m.GivenVerdict.model_validate(await services.webhooks.answer(*signed, body.model_dump()))
+    return cm.GivenVerdict.model_validate(await services.webhooks.answer(*signed, body.model_dump()))

@@ -12,7 +12,7 @@ from api.operator.models import Time
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Output(BaseModel):
+class Output(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
@@ -34,7 +34,7 @@ def _moment(value: Any) -> Any:
     return text.replace("+00:00", "Z")
 
 
-class Condition(_Output):
+class Condition(Output):
     code: str = Field(description="Stays; the page `deploy/docs/why.md` lists all.")
     detail: str
     data: Annotated[dict[str, Any], BeforeValidator(_moments)] = Field(description="The numbers behind it.")
@@ -42,14 +42,14 @@ class Condition(_Output):
     until: Time | None = Field(description="When it ends by itself, if that can be known.")
 
 
-class Sample(_Output):
+class Sample(Output):
     confirmed: int = Field(description="Confirmed devices that were measured, from offer to confirmation.")
     low: int = Field(description="Milliseconds; a tenth took no longer.")
     median: int
     high: int = Field(description="Nine tenths took no longer.")
 
 
-class PhaseEta(_Output):
+class PhaseEta(Output):
     phase: int
     name: str
     remaining: int = Field(description="Devices that wait for an offer.")
@@ -60,7 +60,7 @@ class PhaseEta(_Output):
     open_ended: list[str] = Field(description="Whom it waits for: then the times are the earliest ones.")
 
 
-class Eta(_Output):
+class Eta(Output):
     none_because: str | None = Field(description="Why there is no estimate.")
     low: Time | None
     likely: Time | None
@@ -71,7 +71,7 @@ class Eta(_Output):
     sample: Sample
 
 
-class CampaignWhy(_Output):
+class CampaignWhy(Output):
     campaign_id: str
     state: str
     phase: int
@@ -81,14 +81,14 @@ class CampaignWhy(_Output):
     eta: Eta
 
 
-class CampaignEta(_Output):
+class CampaignEta(Output):
     campaign_id: str
     state: str
     at: Time
     eta: Eta
 
 
-class Place(_Output):
+class Place(Output):
     campaign_id: str
     state: str = Field(description="The campaign's.")
     member: bool
@@ -96,7 +96,7 @@ class Place(_Output):
     further: list[Condition]
 
 
-class DeviceWhy(_Output):
+class DeviceWhy(Output):
     device_id: str
     last_seen_at: Time | None
     at: Time

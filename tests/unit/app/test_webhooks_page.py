@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from api.operator.models import AnswerInput
+from api.operator.campaign_models import AnswerInput
 from orchestrator.domain.notification import ATTEMPTS_S, KINDS
 from orchestrator.domain.signature import sign
 
