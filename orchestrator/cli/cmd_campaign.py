@@ -51,7 +51,7 @@ def submit(cli: Cli, campaign_id: CampaignId) -> None:
 @command(group, "preview")
 def preview(cli: Cli, campaign_id: CampaignId) -> None:
     """Show what the plan means: devices per phase, how many can fail at most, and when the rules halt."""
-    from orchestrator.cli.campaign_view import preview as shown
+    from orchestrator.cli.preview_view import preview as shown
 
     found = cli.client.preview(campaign_id)
     cli.output.data(found, shown(found))
