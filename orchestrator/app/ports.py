@@ -115,6 +115,8 @@ class Member(Struct, frozen=True):
     attributes: dict[str, str]
     version: str | None = None
     digest: str | None = None
+    outdated: bool = False
+    """It has confirmed an update after it last said what it runs."""
 
 
 class Fleet(Protocol):

@@ -22,6 +22,10 @@ class Twin(Subject, Protocol):
 
     @property
     def digest(self) -> str | None: ...
+    @property
+    def outdated(self) -> bool:
+        """It has confirmed an update after it last said what it runs, so what it said is no reason to leave it out."""
+        ...
 
 
 class Candidate(Twin, Protocol):
@@ -46,7 +50,12 @@ def models(plan: Plan, release_models: Collection[str]) -> list[str]:
 
 
 def is_current(device: Twin, target: Target) -> bool:
-    """Whether the device runs the release already: it has reported a version or a digest, and all that it has reported says so."""
+    """Whether the device runs the release already: it has reported a version or a digest, and all that it has reported says so.
+
+    What it said before an update that it has confirmed since counts for nothing: a campaign back to that version must reach it.
+    """
+    if device.outdated:
+        return False
     said = [
         (device.version, target.version),
         (device.digest, target.artifacts.get(device.hardware_model)),

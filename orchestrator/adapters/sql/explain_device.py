@@ -16,6 +16,7 @@ from orchestrator.adapters.sql import breaker, budget, owners, rows, schedules
 from orchestrator.adapters.sql.campaigns import CampaignNotFoundError, stream_of
 from orchestrator.adapters.sql.explain_campaign import read_campaign
 from orchestrator.adapters.sql.rules import CampaignRules, RulesCache
+from orchestrator.adapters.sql.selection import OUTDATED
 from orchestrator.app.explain import DeviceReading
 from orchestrator.app.registry import DeviceNotFoundError
 from orchestrator.domain import explain, pacing
@@ -36,8 +37,8 @@ CAMPAIGNS: Final = 50
 EXPLAINED: Final = 3
 """Campaigns whose own condition is looked up: a device waits in few at once."""
 
-_DEVICE: Final = """SELECT i.device_no, d.device_id, d.hardware_model, d.version, d.digest, d.attributes, d.registered_at,
-    p.last_seen_at
+_DEVICE: Final = f"""SELECT i.device_no, d.device_id, d.hardware_model, d.version, d.digest, d.attributes, d.registered_at,
+    p.last_seen_at, {OUTDATED.replace("device.", "d.")} AS outdated
 FROM device_identity i JOIN device d USING (device_no) LEFT JOIN presence p USING (device_no) WHERE i.device_id = $1"""
 _CAMPAIGNS: Final = """SELECT c.campaign_no, c.campaign_id, c.state, c.phase, c.plan, c.enrolment IS NOT NULL AS enrolled,
     coalesce(r.version, '') AS version, coalesce(r.artifacts, '{}') AS artifacts, k.hold, k.held_at
@@ -94,6 +95,7 @@ async def read_device(
         hardware_model=row["hardware_model"],
         version=row["version"],
         digest=row["digest"],
+        outdated=row["outdated"],
         attributes=row["attributes"],
         registered_at=row["registered_at"],
         last_seen_at=row["last_seen_at"],

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from orchestrator.adapters import clock
 from orchestrator.adapters.sql import inspection, owners
 from orchestrator.adapters.sql.engine import driver
-from orchestrator.adapters.sql.selection import OTHERS, attribute_names, cohort_of, member, value_columns
+from orchestrator.adapters.sql.selection import OTHERS, OUTDATED, attribute_names, cohort_of, member, value_columns
 from orchestrator.app.campaigns import Counted
 from orchestrator.app.inspection import Inspection
 from orchestrator.app.ports import Member
@@ -41,7 +41,7 @@ class SqlFleet:
         while True:
             async with driver(self._engine) as conn:
                 rows = await conn.fetch(
-                    "SELECT device_no, device_id, hardware_model, attributes, version, digest FROM device"
+                    f"SELECT device_no, device_id, hardware_model, attributes, version, digest, {OUTDATED} FROM device"
                     " WHERE device_no > $1 AND hardware_model = ANY($2::text[]) ORDER BY device_no LIMIT $3",
                     after,
                     list(hardware_models),

@@ -34,6 +34,11 @@ class CohortSql(NamedTuple):
     parameters: list[Any]
 
 
+OUTDATED: Final = """EXISTS (SELECT FROM assignment a WHERE a.device_no = device.device_no AND a.state = 'confirmed'
+AND a.changed_at > coalesce(device.reported_at, 0))"""
+"""The device has confirmed an update after it last said what it runs."""
+
+
 def cohort_of(plan: Plan, target: Target, first: int) -> CohortSql:
     """The cohort, with its parameters numbered from ``first`` on."""
     parameters: list[Any] = []
@@ -75,7 +80,7 @@ def current(target: Target, first: int, parameters: list[Any]) -> str:
     artifact = f"(${first + 2}::text[])[array_position(${first + 1}::text[], hardware_model)]"
     return (
         f"((version IS NOT NULL OR digest IS NOT NULL) AND coalesce(version = ${first}::text, true)"
-        f" AND (digest IS NULL OR coalesce(digest = {artifact}, false)))"
+        f" AND (digest IS NULL OR coalesce(digest = {artifact}, false)) AND NOT {OUTDATED})"
     )
 
 

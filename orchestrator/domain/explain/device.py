@@ -33,6 +33,8 @@ class Subject(Struct, frozen=True, kw_only=True):
     attributes: Mapping[str, str]
     registered_at: int
     digest: str | None = None
+    outdated: bool = False
+    """It has confirmed an update after it last said what it runs."""
     last_seen_at: int | None = None
 
 

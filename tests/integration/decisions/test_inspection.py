@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.adapters.sql import inspection
 from orchestrator.adapters.sql.engine import transaction
+from orchestrator.adapters.sql.fleet import SqlFleet
 from orchestrator.app.inspection import UNSEEN_DAYS, Inspection
 from orchestrator.app.ports import Member
 from orchestrator.domain.plan import Plan, parse_plan
@@ -131,3 +132,23 @@ async def test_a_device_that_waits_in_an_ended_campaign_is_free_and_one_in_fligh
     await world.rows("UPDATE campaign SET state = 'aborted'")
     (conflict,) = (await inspect(world, parse_plan(plan()))).conflicts
     assert (conflict.in_flight, conflict.waiting, conflict.state) == (30, 0, "aborted")
+
+
+async def test_what_a_device_said_before_its_last_update_is_no_reason_to_leave_it_out(world):
+    await world.rows("UPDATE device SET version = '2.0.0', reported_at = $1 WHERE device_no <= 4", T0)
+    for device, state, at in ((1, "confirmed", T0 + 1), (2, "confirmed", T0 - 1), (3, "reverted", T0 + 1)):
+        await world.rows(
+            "INSERT INTO assignment (device_no, campaign_no, phase, stratum, attempt, action_id, gate_epoch, offered_at, state,"
+            " changed_at, progress) VALUES ($1, 99, 0, 0, 1, 7, 1, 0, $2, $3, 'trial')",
+            *(device, state, at),
+        )
+    parsed = parse_plan(plan())
+    fleet = SqlFleet(world.engine)
+    members = [member async for page in fleet.members(list(TARGET.artifacts)) for member in page]
+    assert [member.device_no for member in members if member.outdated] == [1]
+    left_out = {member.device_no for member in members} - {each.device_no for each in select(parsed, members, TARGET)}
+    assert left_out == {2, 3, 4}
+    counted = await fleet.count(parsed, TARGET)
+    assert sum(counted.strata.values()) == len(members) - 3
+    (current,) = [each for each in (await inspect(world, parsed)).not_applicable if each.reason == "already_current"]
+    assert current.devices == 3

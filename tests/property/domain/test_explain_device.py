@@ -33,6 +33,7 @@ subjects = st.builds(
     hardware_model=st.sampled_from(("aa", "bb", "cc")),
     version=st.none() | st.sampled_from(("1.9", "2.0", "dev")),
     digest=st.none() | st.sampled_from(("d1", "d0")),
+    outdated=st.booleans(),
     attributes=st.fixed_dictionaries(
         {},
         optional={

@@ -26,6 +26,7 @@ class Device:
         self.device_no, self.device_id, self.attributes = number, f"dev-{number}", attributes
         self.version: str | None = None
         self.digest: str | None = None
+        self.outdated = False
 
 
 attributes = st.fixed_dictionaries(
