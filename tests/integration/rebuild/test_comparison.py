@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.adapters.sql import comparison
+from tests.integration.decisions.test_owners import says
 from tests.integration.rebuild.conftest import Story
 
 
 async def test_after_a_random_life_the_rebuilt_rows_are_the_live_ones(story: Story):
+    await says(story.world, 7, opted_out=True)
     await story.live(120)
     counts = {t.table: await story.world.value(f"SELECT count(*) FROM {t.table}") for t in comparison.COMPARED}
     assert [t for t, n in counts.items() if n == 0 and t != "trusted_key"] == []

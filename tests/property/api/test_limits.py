@@ -277,14 +277,14 @@ def test_where_a_report_is_refused_a_poll_is_refused_too(asked, late, queued):
     [
         ({"late": 0.2}, 0),
         ({"late": 0.3}, 1),
-        ({"late": 0.6}, 2),
-        ({"late": 0.8}, 3),
-        ({"late": 60.0}, 3),
+        ({"late": 0.6}, 3),
+        ({"late": 0.8}, 4),
+        ({"late": 60.0}, 4),
         ({"queued": 1}, 0),
         ({"queued": 2}, 1),
-        ({"queued": 4}, 2),
-        ({"queued": 6}, 3),
-        ({"queued": 4_096}, 3),
+        ({"queued": 4}, 3),
+        ({"queued": 6}, 4),
+        ({"queued": 4_096}, 4),
     ],
 )
 def test_the_more_is_waiting_the_fewer_kinds_are_let_in_and_reports_always(waiting, refused):
@@ -294,7 +294,7 @@ def test_the_more_is_waiting_the_fewer_kinds_are_let_in_and_reports_always(waiti
     assert turned_away == list(SHARES)[:refused]
 
 
-@pytest.mark.parametrize(("held", "refused"), [(1, 0), (2, 1), (4, 2), (6, 3), (8, 4)])
+@pytest.mark.parametrize(("held", "refused"), [(1, 0), (2, 1), (4, 3), (6, 4), (8, 5)])
 def test_the_more_is_in_hand_the_fewer_kinds_are_let_in(held, refused):
     gate = Gate(device_burst=100, address_burst=100)
     assert [gate.ask("203.0.113.1", 1, Kind.REPORT, stays=True) for _ in range(held)] == [None] * held
